@@ -1,0 +1,10 @@
+//! Pure rules: what is a segment, which backup serves a target, what a restore must do.
+//!
+//! No async, files, sockets, clock, environment or randomness: time and ids come in as arguments.
+
+pub mod backup;
+pub mod cluster;
+pub mod compression;
+pub mod lsn;
+pub mod segment;
+pub mod timeline;
