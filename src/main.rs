@@ -1,1 +1,61 @@
-fn main() {}
+//! Runs one command and turns its outcome into an exit code.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, stderr, stdout};
+use std::process::ExitCode;
+
+use barback::cli::exit_code::{self, Caller};
+use barback::cli::invocation::{Invocation, LogFormat, Run};
+use barback::cli::progress::Screen;
+use barback::cli::run::{Surroundings, run};
+use barback::cli::{log, native, output};
+use barback::error::Result;
+
+fn main() -> ExitCode {
+    // Everything barback writes holds a cluster's data: nobody else may read it.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        // Only a second call in the same process can fail, and then the provider is there.
+        debug_assert!(false, "main runs once");
+    }
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let local = *chrono::Local::now().offset();
+    match native::parse(std::env::args_os().collect(), &environment, local) {
+        Ok(Invocation::Run(invocation)) => {
+            let (caller, format) = (invocation.command.caller(), invocation.settings.log.format);
+            end(start(*invocation, &environment), caller, format)
+        }
+        Ok(Invocation::Version(format)) => end(output::version(&mut stdout(), format), Caller::Anyone, LogFormat::Text),
+        Ok(Invocation::Completions(shell)) => {
+            end(native::completions(shell, &mut stdout()), Caller::Anyone, LogFormat::Text)
+        }
+        Err(exit) => {
+            exit.print();
+            ExitCode::from(exit.code())
+        }
+    }
+}
+
+fn start(invocation: Run, environment: &BTreeMap<String, String>) -> Result<()> {
+    let screen = Screen::new(invocation.settings.progress);
+    log::init(&invocation.settings.log, &screen)?;
+    let around = Surroundings {
+        environment,
+        now: chrono::Utc::now(),
+        screen: &screen,
+        charts: (stdout().is_terminal(), stderr().is_terminal()),
+    };
+    run(invocation, &around, &mut stdout())
+}
+
+fn end(outcome: Result<()>, caller: Caller, format: LogFormat) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::from(exit_code::DONE),
+        Err(error) => {
+            log::report(&error, "barback", format, &mut stderr());
+            ExitCode::from(exit_code::of(error.kind(), caller))
+        }
+    }
+}

@@ -3,8 +3,15 @@
 //! No async, files, sockets, clock, environment or randomness: time and ids come in as arguments.
 
 pub mod backup;
+pub mod catalog;
 pub mod cluster;
 pub mod compression;
 pub mod lsn;
+pub mod recovery_target;
+pub mod restore_plan;
 pub mod segment;
 pub mod timeline;
+pub mod window;
+
+#[cfg(test)]
+mod plan_model;

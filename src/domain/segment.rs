@@ -49,10 +49,10 @@ impl SegmentSize {
         lsn.bytes().saturating_sub(1) / self.bytes()
     }
 
-    /// Where segment `number` starts.
+    /// Where segment `number` starts; beyond the last LSN there is, that last one.
     #[must_use]
     pub fn start_of(self, number: u64) -> Lsn {
-        Lsn(number * self.bytes())
+        Lsn(number.saturating_mul(self.bytes()))
     }
 }
 
@@ -72,7 +72,8 @@ impl SegmentName {
     #[must_use]
     pub fn from_number(timeline: TimelineId, number: u64, size: SegmentSize) -> Self {
         let per_log = size.segments_per_log();
-        let low = |value: u64| u32::try_from(value & 0xFFFF_FFFF).expect("masked to 32 bits");
+        // Only a number beyond the last LSN there is does not fit.
+        let low = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         Self { timeline, log: low(number / per_log), segment: low(number % per_log) }
     }
 
@@ -168,6 +169,108 @@ impl FromStr for WalFileName {
             [name, offset, "backup"] => Ok(Self::BackupHistory(segment(name)?, hex(offset)?)),
             [name, "history"] => TimelineId::new(hex(name)?).map(Self::TimelineHistory).ok_or_else(refuse),
             _ => Err(refuse()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sizes() -> impl Strategy<Value = SegmentSize> {
+        (20..=30_u32).prop_map(|power| SegmentSize::new(1 << power).unwrap())
+    }
+
+    fn names() -> impl Strategy<Value = SegmentName> {
+        (1..=u32::MAX, any::<u32>(), any::<u32>()).prop_map(|(timeline, log, segment)| SegmentName {
+            timeline: TimelineId::new(timeline).unwrap(),
+            log,
+            segment,
+        })
+    }
+
+    fn files() -> impl Strategy<Value = WalFileName> {
+        prop_oneof![
+            names().prop_map(WalFileName::Segment),
+            names().prop_map(WalFileName::Partial),
+            (names(), any::<u32>()).prop_map(|(name, offset)| WalFileName::BackupHistory(name, offset)),
+            names().prop_map(|name| WalFileName::TimelineHistory(name.timeline)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn file_names_round_trip_in_either_case(file in files()) {
+            let text = file.to_string();
+            prop_assert_eq!(text.parse::<WalFileName>().unwrap(), file);
+            let digits = text.split('.').next().unwrap();
+            let lower = text.replacen(digits, &digits.to_lowercase(), 1);
+            prop_assert_eq!(lower.parse::<WalFileName>().unwrap(), file);
+        }
+
+        #[test]
+        fn text_never_makes_the_reader_panic_and_what_is_read_is_written_alike(text in "[0-9A-Fa-f.backuphistoryl é]{0,45}") {
+            if let Ok(file) = text.parse::<WalFileName>() {
+                prop_assert!(file.to_string().eq_ignore_ascii_case(&text));
+            }
+        }
+
+        #[test]
+        fn names_and_numbers_agree_for_every_size(size in sizes(), lsn: u64, timeline in 1..=u32::MAX) {
+            let timeline = TimelineId::new(timeline).unwrap();
+            let number = size.segment_of(Lsn(lsn));
+            let name = SegmentName::from_number(timeline, number, size);
+            prop_assert_eq!(name.number(size), number);
+            prop_assert_eq!(name.timeline, timeline);
+            prop_assert!(u64::from(name.segment) < size.segments_per_log());
+            prop_assert_eq!(u64::from(name.log), lsn >> 32);
+            prop_assert_eq!(name.start(size), size.start_of(number));
+            prop_assert!(name.start(size) <= Lsn(lsn) && lsn - name.start(size).bytes() < size.bytes());
+        }
+
+        #[test]
+        fn the_next_segment_starts_where_this_one_ends(size in sizes(), lsn in 0..u64::MAX - (1 << 31)) {
+            let name = SegmentName::from_number(TimelineId::FIRST, size.segment_of(Lsn(lsn)), size);
+            prop_assert_eq!(name.next(size).start(size).bytes(), name.start(size).bytes() + size.bytes());
+            prop_assert!(name < name.next(size));
+        }
+
+        #[test]
+        fn an_end_on_a_boundary_needs_only_the_segment_before(size in sizes(), number in 1..1_000_000_u64, offset: u64) {
+            let boundary = size.start_of(number);
+            prop_assert_eq!(size.segment_before(boundary), number - 1);
+            prop_assert_eq!(size.segment_of(boundary), number);
+            let inside = Lsn(boundary.bytes() + 1 + offset % (size.bytes() - 1));
+            prop_assert_eq!(size.segment_before(inside), number);
+        }
+
+        #[test]
+        fn only_powers_of_two_from_one_mebibyte_to_one_gibibyte_are_sizes(bytes: u64) {
+            prop_assert_eq!(SegmentSize::new(bytes).is_ok(), (20..=30).any(|power| bytes == 1 << power));
+        }
+    }
+
+    #[test]
+    fn the_last_segment_there_can_be_has_no_overflowing_end() {
+        for power in 20..=30 {
+            let size = SegmentSize::new(1 << power).unwrap();
+            assert_eq!(size.start_of(size.segment_of(Lsn(u64::MAX)) + 1), Lsn(u64::MAX));
+        }
+        for bytes in [0, (1 << 20) - 1, 1 << 19, 1 << 31, 3 << 20, 1 << 40] {
+            assert!(SegmentSize::new(bytes).is_err(), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn text_that_names_no_wal_file_is_refused() {
+        let name = "000000010000000000000001";
+        for text in ["", ".", "00000000.history", "0000000A.History", "000000000000000000000001"] {
+            assert!(text.parse::<WalFileName>().is_err(), "{text}");
+        }
+        for suffix in [".", ".gz", ".partial.partial", ".0000028.backup", ".00000028.backup.x", ".history", "0", " "] {
+            assert!(format!("{name}{suffix}").parse::<WalFileName>().is_err(), "{suffix}");
         }
     }
 }

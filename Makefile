@@ -1,0 +1,34 @@
+# Everything a newcomer types; `make help` lists it.
+
+PREFIX ?= /usr/local
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help all build demo test bench deny install clean
+
+all: build
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+build: ## the release binary, target/release/barback
+	$(CARGO) build --release --locked
+
+demo: ## archive, back up, drop a table, restore to the moment before: on a scratch cluster, cleaned up afterwards
+	@tools/demo.sh
+
+test: ## format, lints and every test, on PostgreSQL 15, 16, 18 and real S3 servers (fetched if missing)
+	@tools/test.sh
+
+bench: ## the Criterion benches
+	$(CARGO) bench --locked
+
+deny: ## licences, advisories and sources of dependencies (needs cargo-deny)
+	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is not installed: cargo install --locked cargo-deny' >&2; exit 1; }
+	$(CARGO) deny --locked check
+
+install: build ## the binary into PREFIX/bin (default /usr/local)
+	install -D -m 755 $(TARGET)/release/barback $(DESTDIR)$(PREFIX)/bin/barback
+
+clean: ## what cargo built; downloaded servers stay in the tools directory
+	$(CARGO) clean

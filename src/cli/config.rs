@@ -1,0 +1,660 @@
+//! Settings in layers: flag, then environment, then file, then default.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use toml::de::{DeTable, DeValue};
+
+use super::invocation::{AddressingStyle, CompressionChoice, LogFormat, OutputFormat};
+use super::quantity::{human_size, parse_duration, parse_size};
+use crate::domain::compression::Compression;
+use crate::error::{Error, Result};
+
+/// Read when no other file is named and it exists.
+pub const DEFAULT_PATH: &str = "/etc/barback.toml";
+
+/// More than any configuration needs; a wrong path must not read a database into memory.
+const FILE_LIMIT_BYTES: u64 = 1 << 20;
+
+/// Workers at most: each holds buffers, and a store gains nothing from more.
+const MAX_JOBS: usize = 64;
+
+/// S3 refuses smaller parts except the last.
+const MIN_PART_SIZE_BYTES: u64 = 5 << 20;
+
+/// A part is held in memory until the store has confirmed it.
+const MAX_PART_SIZE_BYTES: u64 = 512 << 20;
+
+/// Below this a backup would never end; the lower limit of `pg_basebackup --max-rate`.
+const MIN_RATE_BYTES: u64 = 32 << 10;
+
+/// A week: longer is a mistake in the unit.
+const MAX_WAIT: Duration = Duration::from_hours(7 * 24);
+
+/// Every key, as written in the file; the environment's name for it is `BARBACK_` and the key in capitals, with `_` for
+/// the dot: `backup.jobs` is `BARBACK_BACKUP_JOBS`.
+pub const KEYS: [&str; 23] = [
+    "store",
+    "server",
+    "output",
+    "endpoint_url",
+    "s3_addressing_style",
+    "aws_profile",
+    "region",
+    "ca_bundle",
+    "retry_timeout_s",
+    "log_format",
+    "cache_dir",
+    "wal.compression",
+    "wal.compression_level",
+    "backup.jobs",
+    "backup.compression",
+    "backup.compression_level",
+    "backup.part_size",
+    "backup.max_rate",
+    "backup.dbname",
+    "backup.pgdata",
+    "backup.fast",
+    "backup.wal_timeout",
+    "restore.jobs",
+];
+
+/// Words in an unknown key that say its value is meant to be secret.
+const SECRET_WORDS: [&str; 7] = ["password", "passwd", "passphrase", "secret", "token", "credential", "key"];
+
+/// What one source of settings says; `None` where it says nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Layer {
+    pub store: Option<String>,
+    pub server: Option<String>,
+    pub output: Option<OutputFormat>,
+    pub endpoint_url: Option<String>,
+    pub addressing_style: Option<AddressingStyle>,
+    pub aws_profile: Option<String>,
+    pub region: Option<String>,
+    pub ca_bundle: Option<PathBuf>,
+    pub retry_timeout_s: Option<u64>,
+    pub log_format: Option<LogFormat>,
+    pub cache_dir: Option<PathBuf>,
+    pub wal: CompressionLayer,
+    pub backup: BackupLayer,
+    pub restore_jobs: Option<usize>,
+}
+
+/// `[backup]`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct BackupLayer {
+    pub jobs: Option<usize>,
+    pub compression: CompressionLayer,
+    pub part_size_bytes: Option<u64>,
+    pub max_rate_bytes: Option<u64>,
+    pub dbname: Option<String>,
+    pub pgdata: Option<PathBuf>,
+    pub fast: Option<bool>,
+    pub wal_timeout: Option<Duration>,
+}
+
+/// A compression and a level, either of which may be left to a lower layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct CompressionLayer {
+    pub codec: Option<Compression>,
+    pub level: Option<i32>,
+}
+
+impl Layer {
+    /// What the environment says. An empty variable says nothing; variables that are no setting are left alone (a
+    /// Kubernetes service called `barback` brings its own).
+    pub fn from_env(env: &BTreeMap<String, String>) -> Result<Self> {
+        let mut layer = Self::default();
+        for key in KEYS {
+            let name = env_name(key);
+            if let Some(value) = env.get(&name).filter(|value| !value.is_empty()) {
+                layer.set(key, value).map_err(|error| error.context(format!("environment variable {name}")))?;
+            }
+        }
+        Ok(layer)
+    }
+
+    /// What the AWS tools' own variables say; the lowest layer, so that a host's file wins over a login shell's profile.
+    pub fn from_aws_env(env: &BTreeMap<String, String>) -> Self {
+        let first =
+            |names: &[&str]| names.iter().find_map(|name| env.get(*name).filter(|value| !value.is_empty()).cloned());
+        Self {
+            endpoint_url: first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]),
+            region: first(&["AWS_REGION", "AWS_DEFAULT_REGION"]),
+            aws_profile: first(&["AWS_PROFILE"]),
+            ca_bundle: first(&["AWS_CA_BUNDLE"]).map(PathBuf::from),
+            ..Self::default()
+        }
+    }
+
+    /// What the file at `path` says. `Usage` for anything it should not say, with file, line and key.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        Self::from_toml(&read(path)?, path)
+    }
+
+    fn from_toml(text: &str, path: &Path) -> Result<Self> {
+        let place = |offset: usize| {
+            let line = text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
+            format!("\"{}\" line {line}", path.display())
+        };
+        let document = DeTable::parse(text).map_err(|error| {
+            let offset = error.span().map_or(0, |span| span.start);
+            Error::usage(format!("could not read configuration file {}: {}", place(offset), error.message()))
+        })?;
+        let mut entries = Vec::new();
+        flatten(document.get_ref(), "", &mut entries);
+        entries.sort_by_key(|entry| entry.offset);
+        let mut layer = Self::default();
+        for entry in entries {
+            layer.set_from_file(&entry).map_err(|error| error.context(place(entry.offset)))?;
+        }
+        Ok(layer)
+    }
+
+    fn set_from_file(&mut self, entry: &Entry) -> Result<()> {
+        let Entry { key, value, .. } = entry;
+        if !KEYS.contains(&key.as_str()) {
+            return Err(refuse_unknown(key));
+        }
+        let FileValue::Text(text) = value else {
+            return Err(Error::usage(format!("\"{key}\" must be a string, a number, true or false")));
+        };
+        self.set(key, text).map_err(|error| error.context(format!("\"{key}\"")))
+    }
+
+    /// Sets `key` (one of [`KEYS`]) from its text.
+    fn set(&mut self, key: &str, text: &str) -> Result<()> {
+        match key {
+            "store" => self.store = Some(store_url(text)?),
+            "server" => self.server = Some(server_name(text)?),
+            "output" => self.output = Some(word(text)?),
+            "endpoint_url" => self.endpoint_url = Some(endpoint_url(text)?),
+            "s3_addressing_style" => self.addressing_style = Some(word(text)?),
+            "aws_profile" => self.aws_profile = Some(one_word(text)?),
+            "region" => self.region = Some(one_word(text)?),
+            "ca_bundle" => self.ca_bundle = Some(absolute_path(text)?),
+            "retry_timeout_s" => self.retry_timeout_s = Some(retry_timeout_s(text)?),
+            "log_format" => self.log_format = Some(word(text)?),
+            "cache_dir" => self.cache_dir = Some(absolute_path(text)?),
+            "wal.compression" => self.wal.codec = Some(text.parse()?),
+            "wal.compression_level" => self.wal.level = Some(level(text)?),
+            "backup.jobs" => self.backup.jobs = Some(jobs(text)?),
+            "backup.compression" => self.backup.compression.codec = Some(text.parse()?),
+            "backup.compression_level" => self.backup.compression.level = Some(level(text)?),
+            "backup.part_size" => self.backup.part_size_bytes = Some(part_size(text)?),
+            "backup.max_rate" => self.backup.max_rate_bytes = Some(max_rate(text)?),
+            "backup.dbname" => self.backup.dbname = Some(conninfo(text)?),
+            "backup.pgdata" => self.backup.pgdata = Some(absolute_path(text)?),
+            "backup.fast" => self.backup.fast = Some(boolean(text)?),
+            "backup.wal_timeout" => self.backup.wal_timeout = Some(wait(text)?),
+            "restore.jobs" => self.restore_jobs = Some(jobs(text)?),
+            _ => return Err(refuse_unknown(key)),
+        }
+        Ok(())
+    }
+
+    /// This layer, and `lower` wherever it says nothing.
+    pub fn or(self, lower: Self) -> Self {
+        Self {
+            store: self.store.or(lower.store),
+            server: self.server.or(lower.server),
+            output: self.output.or(lower.output),
+            endpoint_url: self.endpoint_url.or(lower.endpoint_url),
+            addressing_style: self.addressing_style.or(lower.addressing_style),
+            aws_profile: self.aws_profile.or(lower.aws_profile),
+            region: self.region.or(lower.region),
+            ca_bundle: self.ca_bundle.or(lower.ca_bundle),
+            retry_timeout_s: self.retry_timeout_s.or(lower.retry_timeout_s),
+            log_format: self.log_format.or(lower.log_format),
+            cache_dir: self.cache_dir.or(lower.cache_dir),
+            wal: self.wal.or(lower.wal),
+            backup: BackupLayer {
+                jobs: self.backup.jobs.or(lower.backup.jobs),
+                compression: self.backup.compression.or(lower.backup.compression),
+                part_size_bytes: self.backup.part_size_bytes.or(lower.backup.part_size_bytes),
+                max_rate_bytes: self.backup.max_rate_bytes.or(lower.backup.max_rate_bytes),
+                dbname: self.backup.dbname.or(lower.backup.dbname),
+                pgdata: self.backup.pgdata.or(lower.backup.pgdata),
+                fast: self.backup.fast.or(lower.backup.fast),
+                wal_timeout: self.backup.wal_timeout.or(lower.backup.wal_timeout),
+            },
+            restore_jobs: self.restore_jobs.or(lower.restore_jobs),
+        }
+    }
+}
+
+impl CompressionLayer {
+    /// A level belongs to a codec: a layer that names another codec does not take over the lower layer's level.
+    fn or(self, lower: Self) -> Self {
+        let same_codec = self.codec.is_none_or(|codec| codec == lower.codec.unwrap_or(Compression::Zstd));
+        Self { codec: self.codec.or(lower.codec), level: self.level.or(if same_codec { lower.level } else { None }) }
+    }
+
+    /// The choice: zstd at level 1 unless something else was said.
+    pub fn choice(self) -> CompressionChoice {
+        let codec = self.codec.unwrap_or(Compression::Zstd);
+        CompressionChoice { codec, level: self.level.or((codec == Compression::Zstd).then_some(1)) }
+    }
+}
+
+/// The environment's name for `key`.
+pub(super) fn env_name(key: &str) -> String {
+    format!("BARBACK_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+struct Entry {
+    key: String,
+    offset: usize,
+    value: FileValue,
+}
+
+enum FileValue {
+    Text(String),
+    Other,
+}
+
+/// Lists a table's leaves by dotted key. Also an empty table, so that a misspelt section is noticed without a key in it.
+fn flatten(table: &DeTable<'_>, section: &str, entries: &mut Vec<Entry>) {
+    for (name, value) in table {
+        let key = if section.is_empty() { name.get_ref().to_string() } else { format!("{section}.{}", name.get_ref()) };
+        let value = match value.get_ref() {
+            DeValue::Table(inner) if !inner.is_empty() || is_section(&key) => {
+                flatten(inner, &key, entries);
+                continue;
+            }
+            DeValue::String(text) => FileValue::Text(text.to_string()),
+            DeValue::Integer(number) => FileValue::Text(number.to_string()),
+            DeValue::Float(number) => FileValue::Text(number.to_string()),
+            DeValue::Boolean(flag) => FileValue::Text(flag.to_string()),
+            DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => FileValue::Other,
+        };
+        entries.push(Entry { key, offset: name.span().start, value });
+    }
+}
+
+fn is_section(key: &str) -> bool {
+    KEYS.iter().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+}
+
+fn refuse_unknown(key: &str) -> Error {
+    let shown = key.escape_debug();
+    let leaf = last_part(key).to_ascii_lowercase();
+    if SECRET_WORDS.iter().any(|word| leaf.contains(word)) {
+        return Error::usage(format!("\"{shown}\" looks like a secret, and secrets do not belong in this file")).with_hint(
+            "Give store credentials through the AWS_* environment variables, ~/.aws or an instance role, and database \
+             passwords through PGPASSFILE or ~/.pgpass.",
+        );
+    }
+    let nearest = KEYS
+        .iter()
+        .min_by_key(|known| {
+            let by_name = strsim::damerau_levenshtein(last_part(key), last_part(known)) + 1;
+            strsim::damerau_levenshtein(key, known).min(by_name)
+        })
+        .expect("there are keys");
+    let hint = match nearest.split_once('.') {
+        Some((section, name)) => format!("The nearest known key is \"{name}\" in section [{section}]."),
+        None => format!("The nearest known key is \"{nearest}\", before any section."),
+    };
+    Error::usage(format!("unknown key \"{shown}\"")).with_hint(hint)
+}
+
+fn last_part(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
+fn read(path: &Path) -> Result<String> {
+    use std::io::Read;
+
+    // Not `Local`: which file to read is part of how barback was called.
+    let refuse =
+        |cause: &str| Error::usage(format!("could not read configuration file \"{}\": {cause}", path.display()));
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| refuse(&error.to_string()))?;
+    file.take(FILE_LIMIT_BYTES + 1).read_to_string(&mut text).map_err(|error| refuse(&error.to_string()))?;
+    if text.len() as u64 > FILE_LIMIT_BYTES {
+        return Err(refuse(&format!("it is larger than {}", human_size(FILE_LIMIT_BYTES))));
+    }
+    Ok(text)
+}
+
+/// A store's URL. Never repeats the text in an error: it may hold a password.
+pub(super) fn store_url(text: &str) -> Result<String> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(Error::usage("the store is not a URL").with_hint(STORE_EXAMPLES));
+    };
+    if scheme.is_empty() || rest.is_empty() || text.chars().any(char::is_control) {
+        return Err(Error::usage("the store's URL is not complete").with_hint(STORE_EXAMPLES));
+    }
+    refuse_user_info(text, "the store's URL")?;
+    Ok(text.to_owned())
+}
+
+const STORE_EXAMPLES: &str = "Write s3://bucket/prefix or file:///dir.";
+
+/// An endpoint: `http://` or `https://`, without credentials.
+pub(super) fn endpoint_url(text: &str) -> Result<String> {
+    refuse_user_info(text, "the endpoint's URL")?;
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    if host.is_none_or(str::is_empty) || text.chars().any(|c| c.is_control() || c == ' ') {
+        return Err(Error::usage(format!("\"{}\" is not a URL such as https://minio:9000", text.escape_debug())));
+    }
+    Ok(text.to_owned())
+}
+
+fn refuse_user_info(url: &str, what: &str) -> Result<()> {
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or(""));
+    if authority.contains('@') {
+        return Err(Error::usage(format!("{what} must not hold a user name or password"))
+            .with_hint("Give credentials through the AWS_* environment variables, ~/.aws or an instance role."));
+    }
+    Ok(())
+}
+
+/// A cluster's name inside the store: one path component.
+pub(super) fn server_name(text: &str) -> Result<String> {
+    if text.is_empty() || text == "." || text == ".." || text.contains('/') || text.chars().any(char::is_control) {
+        return Err(Error::usage(format!(
+            "\"{}\" cannot name a server: it must be one path component",
+            text.escape_debug()
+        )));
+    }
+    Ok(text.to_owned())
+}
+
+/// A connection string without a password. Never repeats the text in an error.
+pub(super) fn conninfo(text: &str) -> Result<String> {
+    let uri = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://"));
+    let has_password = match uri {
+        Some(rest) => {
+            let authority = rest.split(['/', '?']).next().unwrap_or("");
+            let in_authority = authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
+            let query = rest.split_once('?').map_or("", |(_, query)| query);
+            in_authority || query.split('&').any(|pair| is_password(pair.split('=').next().unwrap_or("")))
+        }
+        None => text
+            .match_indices('=')
+            .any(|(at, _)| is_password(text[..at].trim_end().rsplit(char::is_whitespace).next().unwrap_or(""))),
+    };
+    if has_password {
+        return Err(Error::usage("the connection string must not hold a password")
+            .with_hint("Put the password in ~/.pgpass, or give it through PGPASSFILE or PGPASSWORD."));
+    }
+    Ok(text.to_owned())
+}
+
+fn is_password(keyword: &str) -> bool {
+    keyword == "password" || keyword == "sslpassword"
+}
+
+/// Workers.
+pub(super) fn jobs(text: &str) -> Result<usize> {
+    text.parse().ok().filter(|jobs| (1..=MAX_JOBS).contains(jobs)).ok_or_else(|| {
+        Error::usage(format!("\"{}\" is not a number of jobs from 1 to {MAX_JOBS}", text.escape_debug()))
+    })
+}
+
+/// A compression level; whether the codec knows it, the codec says.
+pub(super) fn level(text: &str) -> Result<i32> {
+    text.parse().map_err(|_| {
+        Error::usage(format!("\"{}\" is not a compression level: it must be a number", text.escape_debug()))
+    })
+}
+
+/// The size of one upload request.
+pub(super) fn part_size(text: &str) -> Result<u64> {
+    let bytes = parse_size(text)?;
+    if (MIN_PART_SIZE_BYTES..=MAX_PART_SIZE_BYTES).contains(&bytes) {
+        return Ok(bytes);
+    }
+    let (least, most) = (human_size(MIN_PART_SIZE_BYTES), human_size(MAX_PART_SIZE_BYTES));
+    Err(Error::usage(format!("\"{text}\" cannot be a part's size: it must be from {least} to {most}")))
+}
+
+/// Bytes per second.
+pub(super) fn max_rate(text: &str) -> Result<u64> {
+    let bytes = parse_size(text)?;
+    if bytes < MIN_RATE_BYTES {
+        let least = human_size(MIN_RATE_BYTES);
+        return Err(Error::usage(format!("\"{text}\" per second is too slow: the least is {least}")));
+    }
+    Ok(bytes)
+}
+
+/// How long to wait for something.
+pub(super) fn wait(text: &str) -> Result<Duration> {
+    let duration = parse_duration(text)?;
+    if duration > MAX_WAIT {
+        return Err(Error::usage(format!("\"{text}\" is too long to wait: the most is a week")));
+    }
+    Ok(duration)
+}
+
+/// The retry budget in whole seconds; 0 for none.
+pub(super) fn retry_timeout_s(text: &str) -> Result<u64> {
+    wait(text).map(|duration| duration.as_secs())
+}
+
+fn boolean(text: &str) -> Result<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" | "1" => Ok(true),
+        "false" | "off" | "no" | "0" => Ok(false),
+        _ => Err(Error::usage(format!("\"{}\" is neither true nor false", text.escape_debug()))),
+    }
+}
+
+fn word<T: ValueEnum>(text: &str) -> Result<T> {
+    T::from_str(text, false).map_err(|_| {
+        let words: Vec<String> = T::value_variants()
+            .iter()
+            .filter_map(ValueEnum::to_possible_value)
+            .map(|v| v.get_name().to_owned())
+            .collect();
+        Error::usage(format!("\"{}\" is not one of {}", text.escape_debug(), words.join(", ")))
+    })
+}
+
+pub(super) fn one_word(text: &str) -> Result<String> {
+    if text.is_empty() || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(Error::usage(format!("\"{}\" is empty or has white space in it", text.escape_debug())));
+    }
+    Ok(text.to_owned())
+}
+
+/// A path that means the same from every directory: cron, the archiver and a shell stand in different ones.
+fn absolute_path(text: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(Error::usage(format!("\"{}\" is not an absolute path", text.escape_debug())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Layer> {
+        Layer::from_toml(text, Path::new("/etc/barback.toml"))
+    }
+
+    fn refusal(text: &str) -> (String, String) {
+        let error = parse(text).unwrap_err();
+        assert_eq!(error.kind(), crate::error::ErrorKind::Usage);
+        (error.to_string(), error.hint().unwrap_or("").to_owned())
+    }
+
+    /// A value each key takes.
+    fn sample(key: &str) -> &'static str {
+        match last_part(key) {
+            "store" => "s3://bucket/prefix",
+            "endpoint_url" => "https://minio:9000",
+            "s3_addressing_style" => "path",
+            "output" | "log_format" => "json",
+            "ca_bundle" | "cache_dir" | "pgdata" => "/some/where",
+            "retry_timeout_s" | "jobs" | "compression_level" => "3",
+            "compression" => "gzip",
+            "part_size" | "max_rate" => "16MiB",
+            "fast" => "true",
+            "wal_timeout" => "5m",
+            _ => "word",
+        }
+    }
+
+    #[test]
+    fn every_key_is_taken_from_file_and_environment_alike() {
+        let mut file = String::new();
+        let mut env = BTreeMap::new();
+        for key in KEYS.into_iter().filter(|key| !key.contains('.')) {
+            file.extend([
+                key,
+                " = \"",
+                sample(key),
+                "\"
+",
+            ]);
+        }
+        for key in KEYS.into_iter().filter(|key| key.contains('.')) {
+            file.extend([
+                key,
+                " = \"",
+                sample(key),
+                "\"
+",
+            ]);
+        }
+        for key in KEYS {
+            env.insert(env_name(key), sample(key).to_owned());
+        }
+        let layer = parse(&file).unwrap();
+        assert_eq!(layer, Layer::from_env(&env).unwrap());
+        assert_eq!(layer.clone().or(Layer::default()), layer);
+        assert_eq!(Layer::default().or(layer.clone()), layer, "no key is lost in merging");
+        for key in KEYS {
+            let mut one = Layer::default();
+            one.set(key, sample(key)).unwrap();
+            assert_ne!(one, Layer::default(), "{key}");
+        }
+    }
+
+    #[test]
+    fn sections_numbers_and_booleans_are_read() {
+        let layer =
+            parse("retry_timeout_s = 5\n[backup]\njobs = 4\nfast = true\npart_size = 8388608\n[wal]\n").unwrap();
+        assert_eq!(layer.retry_timeout_s, Some(5));
+        assert_eq!(layer.backup.jobs, Some(4));
+        assert_eq!(layer.backup.fast, Some(true));
+        assert_eq!(layer.backup.part_size_bytes, Some(8 << 20));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+        for (text, line, key, nearest) in [
+            ("server = \"a\"\nstroe = \"s3://b\"\n", 2, "stroe", "\"store\", before any section"),
+            ("[backup]\njob = 4\n", 2, "backup.job", "\"jobs\" in section [backup]"),
+            ("\n\n[backups]\njobs = 4\n", 4, "backups.jobs", "\"jobs\" in section [backup]"),
+            ("[wall]\n", 1, "wall", "\"store\""),
+            ("part_size = 1\n", 1, "part_size", "\"part_size\" in section [backup]"),
+            ("[store]\nurl = \"x\"\n", 2, "store.url", "\"store\", before any section"),
+        ] {
+            let (message, hint) = refusal(text);
+            assert_eq!(message, format!("\"/etc/barback.toml\" line {line}: unknown key \"{key}\""));
+            if key != "wall" {
+                assert!(hint.contains(nearest), "{key}: {hint}");
+            }
+        }
+    }
+
+    #[test]
+    fn secrets_in_the_file_are_refused_and_not_repeated() {
+        for text in [
+            "password = \"hunter2\"",
+            "aws_secret_access_key = \"hunter2\"",
+            "[aws]\naccess_key = \"hunter2\"",
+            "[backup]\nPGPASSWORD = \"hunter2\"",
+            "session_token = \"hunter2\"",
+        ] {
+            let (message, hint) = refusal(text);
+            assert!(message.contains("looks like a secret"), "{message}");
+            assert!(!message.contains("hunter2"));
+            assert!(hint.contains("environment") && hint.contains(".aws") && hint.contains(".pgpass"), "{hint}");
+        }
+        for text in [
+            "store = \"s3://id:hunter2@bucket\"",
+            "endpoint_url = \"https://id:hunter2@minio\"",
+            "[backup]\ndbname = \"host=a password=hunter2\"",
+            "[backup]\ndbname = \"password = hunter2\"",
+            "[backup]\ndbname = \"postgresql://me:hunter2@host/db\"",
+            "[backup]\ndbname = \"postgresql://host/db?sslmode=require&password=hunter2\"",
+        ] {
+            let (message, _) = refusal(text);
+            assert!(message.contains("password") && !message.contains("hunter2"), "{message}");
+        }
+        for fine in ["host=a user=b passfile=/x", "postgresql://me@host:5432/db?sslmode=require", "db"] {
+            assert!(conninfo(fine).is_ok(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn values_are_checked_when_the_file_is_read() {
+        for (text, cause) in [
+            ("store = \"bucket\"", "not a URL"),
+            ("store = [\"s3://a\"]", "must be a string"),
+            ("server = \"a/b\"", "one path component"),
+            ("output = \"yaml\"", "is not one of text, json"),
+            ("endpoint_url = \"minio:9000\"", "is not a URL"),
+            ("ca_bundle = \"ca.pem\"", "is not an absolute path"),
+            ("retry_timeout_s = \"soon\"", "is not a duration"),
+            ("[backup]\njobs = 0", "from 1 to 64"),
+            ("[backup]\npart_size = \"1MiB\"", "from 5 MiB to 512 MiB"),
+            ("[backup]\nmax_rate = \"1kB\"", "too slow"),
+            ("[backup]\nfast = \"maybe\"", "neither true nor false"),
+            ("[wal]\ncompression = \"rar\"", "choose from none, gzip"),
+            ("[wal]\ncompression_level = 1.5", "compression level"),
+            ("store = ", "could not read configuration file"),
+            ("[wal]\n[wal]\n", "could not read configuration file"),
+        ] {
+            let (message, _) = refusal(text);
+            assert!(message.contains(cause) && message.contains("\"/etc/barback.toml\" line "), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_level_stays_with_its_codec() {
+        let named = |codec, level| CompressionLayer { codec, level };
+        let (gzip, zstd) = (Some(Compression::Gzip), Some(Compression::Zstd));
+        for (upper, lower, codec, level) in [
+            (named(None, None), named(None, None), Compression::Zstd, Some(1)),
+            (named(gzip, None), named(None, None), Compression::Gzip, None),
+            (named(zstd, None), named(gzip, Some(9)), Compression::Zstd, Some(1)),
+            (named(gzip, None), named(gzip, Some(9)), Compression::Gzip, Some(9)),
+            (named(None, Some(5)), named(gzip, Some(9)), Compression::Gzip, Some(5)),
+            (named(gzip, None), named(None, Some(19)), Compression::Gzip, None),
+            (named(zstd, None), named(None, Some(19)), Compression::Zstd, Some(19)),
+        ] {
+            assert_eq!(upper.or(lower).choice(), CompressionChoice { codec, level }, "{upper:?} over {lower:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_says_nothing_and_a_bad_one_is_named() {
+        let env = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        assert_eq!(Layer::from_env(&env("BARBACK_STORE", "")).unwrap(), Layer::default());
+        assert_eq!(Layer::from_env(&env("BARBACK_SERVICE_HOST", "10.0.0.1")).unwrap(), Layer::default());
+        let error = Layer::from_env(&env("BARBACK_BACKUP_JOBS", "many")).unwrap_err();
+        assert!(error.to_string().starts_with("environment variable BARBACK_BACKUP_JOBS: \"many\""), "{error}");
+    }
+
+    #[test]
+    fn a_missing_or_oversized_file_is_a_usage_error() {
+        let error = Layer::from_file(Path::new("/nonexistent/barback.toml")).unwrap_err();
+        assert_eq!(error.kind(), crate::error::ErrorKind::Usage);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("big.toml");
+        std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
+        assert!(Layer::from_file(&path).unwrap_err().to_string().contains("larger than 1 MiB"));
+    }
+}

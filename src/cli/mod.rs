@@ -1,0 +1,15 @@
+//! The faces: grammar, configuration, exit codes, and everything that is printed.
+//!
+//! This layer alone reads arguments and environment, and alone prints.
+
+pub mod config;
+pub mod exit_code;
+pub mod invocation;
+pub mod log;
+pub mod native;
+mod native_grammar;
+pub mod output;
+pub mod progress;
+pub mod quantity;
+pub mod run;
+pub mod zone;

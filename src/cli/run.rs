@@ -1,0 +1,274 @@
+//! From a parsed command line to an exit code: builds what the commands need, calls one, prints its answer.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::cli::invocation::{self, BackupArgs, Command, CompressionChoice, RestoreArgs, Settings};
+use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, Style, TargetView, WindowView};
+use crate::cli::progress::Screen;
+use crate::cli::zone::Zone;
+use crate::commands::archive::{Archive, WalCompression};
+use crate::commands::backup::{self, BackupDone, BackupRequest};
+use crate::commands::catalog;
+use crate::commands::progress::Progress;
+use crate::commands::restore::{self, PreparedRestore, REQUEST_BYTES, RestoreDone, RestoreRequest};
+use crate::commands::wal_archive::{WalArchiveRequest, wal_archive};
+use crate::commands::wal_restore::{WalRestoreRequest, wal_restore};
+use crate::domain::lsn::Lsn;
+use crate::domain::segment::SegmentSize;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::keys::ServerPrefix;
+use crate::postgres::conninfo::Conninfo;
+use crate::postgres::{os_user, settings};
+use crate::store::{AddressingStyle, Place, Store, StoreOptions, default_cache_dir};
+
+/// What surrounds a call: read once in `main`, passed down from there.
+#[derive(Debug)]
+pub struct Surroundings<'a> {
+    /// The process's environment.
+    pub environment: &'a BTreeMap<String, String>,
+    /// The time it is.
+    pub now: DateTime<Utc>,
+    /// The terminal, or whatever stderr is.
+    pub screen: &'a Screen,
+    /// Whether stdout and stderr are terminals, where bars may be drawn.
+    pub charts: (bool, bool),
+}
+
+impl Surroundings<'_> {
+    fn stdout(&self, settings: &Settings) -> Style {
+        Style { format: settings.output, zone: Zone::Host, charts: self.charts.0 }
+    }
+
+    fn stderr(&self, settings: &Settings) -> Style {
+        Style { format: settings.output, zone: Zone::Host, charts: self.charts.1 }
+    }
+}
+
+/// Threads that move bytes between sockets and workers; the workers themselves are threads of their own.
+const IO_THREADS: usize = 2;
+
+/// Carries a command out and writes its answer to `out`.
+///
+/// Errors: the command's; `Local` when `out` cannot be written.
+pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write) -> Result<()> {
+    let settings = run.settings;
+    match run.command {
+        Command::WalArchive(args) => single_threaded()?.block_on(async {
+            let archive = open(&settings, around, SegmentSize::MAX.bytes(), true).await?;
+            let compression = wal_compression(settings.wal_compression);
+            let request = WalArchiveRequest { path: args.path, compression };
+            wal_archive(&archive, &request).await.map(drop)
+        }),
+        Command::WalRestore(args) => single_threaded()?.block_on(async {
+            let archive = open(&settings, around, SegmentSize::MAX.bytes(), false).await?;
+            let expected = settings.wal_compression.codec;
+            let request = WalRestoreRequest { name: args.name, destination: args.destination, expected };
+            wal_restore(&archive, &request).await
+        }),
+        Command::Backup(args) => multi_threaded()?.block_on(take_backup(&settings, args, around, out)),
+        Command::Restore(args) => multi_threaded()?.block_on(restore_backup(&settings, *args, around, out)),
+        Command::List => single_threaded()?.block_on(async {
+            let archive = open(&settings, around, 0, false).await?;
+            let catalog = catalog::load(&archive).await?;
+            output::list(out, around.stdout(&settings), &settings.store.server, catalog.backups())
+        }),
+        Command::Show { id } => single_threaded()?.block_on(async {
+            let archive = open(&settings, around, 0, false).await?;
+            let catalog = catalog::load(&archive).await?;
+            output::show(out, around.stdout(&settings), catalog.find(&id)?)
+        }),
+    }
+}
+
+async fn take_backup(
+    settings: &Settings,
+    args: BackupArgs,
+    around: &Surroundings<'_>,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let archive = open(settings, around, args.part_size_bytes, true).await?;
+    let request = BackupRequest {
+        conninfo: Conninfo::resolve(args.dbname.as_deref(), &as_libpq_sees_it(around.environment))?,
+        pgdata: args.pgdata,
+        name: args.name,
+        jobs: args.jobs,
+        compression: args.compression.codec,
+        level: args.compression.level,
+        wal_compression: wal_compression(settings.wal_compression),
+        fast: args.fast,
+        max_rate_bytes_per_s: args.max_rate_bytes,
+        part_size_bytes: usize::try_from(args.part_size_bytes)
+            .map_err(|_| Error::usage("the part size is larger than this machine's memory"))?,
+        wal_timeout: args.wal_timeout,
+        now: around.now,
+    };
+    let progress = Arc::new(Progress::default());
+    let drawing = around.screen.draw(Arc::clone(&progress));
+    let outcome = backup::backup(&archive, request, progress).await;
+    drop(drawing);
+    let outcome = backup_outcome(outcome?);
+    if settings.log.verbosity >= 0 {
+        let summary = output::backup_summary(around.stderr(settings), &outcome);
+        // A closed stderr is no reason to call a finished backup a failure.
+        let _ = around.screen.write(summary.as_bytes());
+    }
+    output::backup_taken(out, around.stdout(settings), &outcome)
+}
+
+async fn restore_backup(
+    settings: &Settings,
+    args: RestoreArgs,
+    around: &Surroundings<'_>,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let archive = open(settings, around, REQUEST_BYTES, false).await?;
+    let exe = std::env::current_exe()
+        .map_err(|cause| Error::new(ErrorKind::Local, format!("could not find this program's own path: {cause}")))?;
+    let words = invocation::restore_command_argv(settings, &exe)?;
+    let request = RestoreRequest {
+        directory: args.directory,
+        backup: args.backup,
+        target: args.request,
+        tablespaces: args.tablespaces,
+        jobs: args.jobs,
+        with_recovery: args.recovery,
+        keep_archiving: args.keep_archiving,
+        restore_command: settings::restore_command(&words, " %f \"%p\""),
+        pg_bindir: args.pg_bindir,
+        now: around.now,
+    };
+    let prepared = restore::prepare(&archive, &request).await?;
+    if args.plan {
+        return output::plan(out, around.stdout(settings), &plan_view(&prepared, &request));
+    }
+    let progress = Arc::new(Progress::default());
+    let drawing = around.screen.draw(Arc::clone(&progress));
+    let outcome = restore::restore(&archive, &request, prepared, progress).await;
+    drop(drawing);
+    output::restored(out, around.stdout(settings), &restore_outcome(&outcome?))
+}
+
+/// libpq asks the system who we are, not `$USER`, which another user's shell may have left behind.
+fn as_libpq_sees_it(environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut environment = environment.clone();
+    if let Some(name) = os_user::name() {
+        environment.insert("USER".to_owned(), name);
+    }
+    environment
+}
+
+async fn open(
+    settings: &Settings,
+    around: &Surroundings<'_>,
+    largest_request_bytes: u64,
+    may_create_directory: bool,
+) -> Result<Archive> {
+    let place: Place = settings.store.url.parse()?;
+    let prefix = ServerPrefix::new(place.prefix(), &settings.store.server)?;
+    let store = Store::open(&StoreOptions {
+        place,
+        endpoint_url: settings.store.endpoint_url.clone(),
+        region: settings.store.region.clone(),
+        addressing_style: match settings.store.addressing_style {
+            invocation::AddressingStyle::Auto => AddressingStyle::Auto,
+            invocation::AddressingStyle::Path => AddressingStyle::Path,
+            invocation::AddressingStyle::Virtual => AddressingStyle::Virtual,
+        },
+        aws_profile: settings.store.aws_profile.clone(),
+        ca_bundle: settings.store.ca_bundle.clone(),
+        retry_timeout_s: settings.store.retry_timeout_s,
+        largest_request_bytes,
+        may_create_directory,
+        cache_dir: Some(settings.store.cache_dir.clone().unwrap_or_else(default_cache_dir)),
+        environment: around.environment.clone(),
+    })
+    .await?;
+    Ok(Archive { store, prefix })
+}
+
+fn backup_outcome(done: BackupDone) -> BackupOutcome {
+    let lsn = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.to_string()).unwrap_or_default();
+    BackupOutcome {
+        id: done.backup.id.to_string(),
+        begin_lsn: lsn(done.backup.begin_lsn),
+        end_lsn: lsn(done.backup.end_lsn),
+        name: done.backup.name,
+        size_bytes: done.content_bytes,
+        stored_bytes: done.stored_bytes,
+        files: done.files,
+        duration: done.phases.iter().map(|(_, took)| *took).sum(),
+        phases: phases(&done.phases),
+    }
+}
+
+fn restore_outcome(done: &RestoreDone) -> RestoreOutcome {
+    let directory = done.prepared.directory.display().to_string();
+    RestoreOutcome {
+        backup_id: done.prepared.plan.backup.id.to_string(),
+        next: format!("pg_ctl -D {} start", settings::shell_quote(&directory)),
+        directory,
+        size_bytes: done.content_bytes,
+        files: done.files,
+        duration: done.phases.iter().map(|(_, took)| *took).sum(),
+        phases: phases(&done.phases),
+        warnings: done.prepared.plan.warnings.clone(),
+    }
+}
+
+fn phases(phases: &[(&'static str, Duration)]) -> Vec<Phase> {
+    phases.iter().map(|(name, duration)| Phase { name: (*name).to_owned(), duration: *duration }).collect()
+}
+
+fn plan_view(prepared: &PreparedRestore, request: &RestoreRequest) -> PlanView {
+    let plan = &prepared.plan;
+    PlanView {
+        backup_id: plan.backup.id.to_string(),
+        backup_name: plan.backup.name.clone(),
+        backup_end_time: plan.backup.end_time.map(|time| time.to_utc()),
+        backup_end_lsn: plan.backup.end_lsn.map(|lsn| lsn.to_string()),
+        timeline: plan.timeline.number(),
+        target: request.with_recovery.then(|| TargetView::from(&plan.request)),
+        window: WindowView {
+            from_time: Some(plan.window.from_time),
+            from_lsn: Some(plan.window.from_lsn.to_string()),
+            to_time: plan.window.to_time,
+            to_lsn: Some(plan.window.to_lsn.to_string()),
+        },
+        wal_segments: plan.wal_segments(),
+        directory: prepared.directory.display().to_string(),
+        tablespaces: prepared
+            .tablespaces
+            .iter()
+            .map(|(tablespace, target)| (tablespace.name.clone(), target.display().to_string()))
+            .collect(),
+        space_needed_bytes: prepared.spaces.needed_bytes,
+        space_free_bytes: prepared.spaces.free_bytes,
+        parts: Some((prepared.parts as u64, prepared.stored_bytes)),
+        settings: prepared.settings.iter().map(|(name, value)| format!("{name} = '{value}'")).collect(),
+        checks: prepared.checks.clone(),
+        warnings: plan.warnings.clone(),
+    }
+}
+
+fn wal_compression(choice: CompressionChoice) -> WalCompression {
+    WalCompression { codec: choice.codec, level: choice.level }
+}
+
+/// One file at a time needs no threads, and starting them costs more than the file.
+fn single_threaded() -> Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().map_err(|cause| no_runtime(&cause))
+}
+
+fn multi_threaded() -> Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build().map_err(|cause| no_runtime(&cause))
+}
+
+fn no_runtime(cause: &std::io::Error) -> Error {
+    Error::new(ErrorKind::Local, format!("could not start: {cause}"))
+}

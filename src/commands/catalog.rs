@@ -1,0 +1,75 @@
+//! Reading the catalogue: which backups there are, and which WAL.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt};
+
+use crate::commands::archive::Archive;
+use crate::domain::backup::{Backup, BackupId};
+use crate::domain::catalog::Catalog;
+use crate::domain::compression::Compression;
+use crate::domain::segment::WalFileName;
+use crate::domain::timeline::{TimelineHistory, TimelineId};
+use crate::domain::window::WalInventory;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::backup_info;
+
+/// A `backup.info` is a few kilobytes; one of a megabyte is none.
+const BACKUP_INFO_LIMIT_BYTES: u64 = 1 << 20;
+
+/// `backup.info` objects read at the same time.
+const READS_IN_FLIGHT: usize = 8;
+
+/// Reads every `backup.info`: one listing, and one small request for each backup, eight at a time.
+///
+/// A directory without a `backup.info` is no backup. One that cannot be understood is an error: a catalogue must never
+/// be shorter than the truth.
+pub async fn load(archive: &Archive) -> Result<Catalog> {
+    let directories = archive.store.list_directories(&archive.prefix.base()).await?;
+    let ids: Vec<BackupId> =
+        directories.iter().filter_map(|directory| archive.prefix.backup_from_dir_key(directory)).collect();
+    let reads = ids.iter().map(|id| read(archive, id));
+    let found: Vec<Option<Backup>> = futures::stream::iter(reads).buffered(READS_IN_FLIGHT).try_collect().await?;
+    Ok(Catalog::new(found.into_iter().flatten().collect()))
+}
+
+async fn read(archive: &Archive, id: &BackupId) -> Result<Option<Backup>> {
+    let key = archive.prefix.backup_info(id);
+    let fetched = match archive.store.get(&key, BACKUP_INFO_LIMIT_BYTES).await {
+        Ok(fetched) => fetched,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let text = std::str::from_utf8(&fetched.content)
+        .map_err(|_| Error::corrupt(format!("could not read \"{key}\": it is not UTF-8 text")))?;
+    backup_info::parse(id, text).map(Some).map_err(|error| error.context(format!("could not read \"{key}\"")))
+}
+
+/// Which WAL the archive holds, from names alone, and the timeline histories in it.
+///
+/// One listing; memory grows with the number of gaps, not of segments. Each history costs a request.
+pub async fn read_wal(archive: &Archive) -> Result<(WalInventory, BTreeMap<TimelineId, TimelineHistory>)> {
+    let mut inventory = WalInventory::default();
+    let mut histories: BTreeMap<TimelineId, (String, Compression)> = BTreeMap::new();
+    archive
+        .store
+        .list(&archive.prefix.wals(), None, |object| {
+            let Some((name, codec)) = archive.prefix.wal_from_key(&object.key) else { return };
+            if let WalFileName::TimelineHistory(timeline) = name {
+                histories.insert(timeline, (object.key, codec));
+            } else {
+                inventory.add(&name, object.modified);
+            }
+        })
+        .await?;
+    let mut parsed = BTreeMap::new();
+    for (timeline, (key, codec)) in histories {
+        let (content, _) = archive.read_sealed(&key, codec).await?;
+        let unreadable = |_| Error::corrupt(format!("could not read \"{key}\": it is not UTF-8 text"));
+        let text = String::from_utf8(content).map_err(unreadable)?;
+        let history = TimelineHistory::parse(timeline, &text)
+            .map_err(|error| error.context(format!("could not read \"{key}\"")))?;
+        parsed.insert(timeline, history);
+    }
+    Ok((inventory, parsed))
+}

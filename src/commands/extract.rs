@@ -1,0 +1,342 @@
+//! The parallel part of a restore: fetch, verify, decompress, untar.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Buf, Bytes};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::codec::compression;
+use crate::codec::digest::{DigestReader, Sha256};
+use crate::codec::source_failure;
+use crate::codec::tar::{Entry, EntryKind, TarReader};
+use crate::commands::archive::Archive;
+use crate::commands::interrupt::Interrupt;
+use crate::commands::progress::Progress;
+use crate::domain::compression::Compression;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::keys::PartFamily;
+
+/// One request of a restore reads this much; two of them are in memory for each worker.
+pub(crate) const READ_BYTES: u64 = 8 << 20;
+
+/// Files are written through a buffer of this size.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// Links in a data directory are few and made by hand; a tar with more of them is not one of a data directory.
+const MOST_LINKS: usize = 10_000;
+
+/// The member that makes a directory startable: it is kept back until everything else is durable.
+const CONTROL_FILE: &str = "global/pg_control";
+
+/// A control file is 8 KiB (PostgreSQL's `PG_CONTROL_FILE_SIZE`).
+const CONTROL_FILE_LIMIT_BYTES: u64 = 64 << 10;
+
+/// A part to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PartToFetch {
+    pub(crate) key: String,
+    pub(crate) bytes: u64,
+    pub(crate) codec: Compression,
+    pub(crate) family: PartFamily,
+    /// The digest of the object's bytes; Barman's backups have none.
+    pub(crate) sha256: Option<Sha256>,
+}
+
+/// Everything an extraction needs to know; shared by its workers.
+#[derive(Debug)]
+pub(crate) struct Extraction {
+    pub(crate) archive: Archive,
+    pub(crate) parts: Vec<PartToFetch>,
+    /// Where each family's members go.
+    pub(crate) roots: BTreeMap<PartFamily, PathBuf>,
+    pub(crate) jobs: usize,
+    pub(crate) interrupt: Interrupt,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) runtime: Handle,
+}
+
+/// What the parts held that is not on disk yet.
+#[derive(Debug, Default)]
+pub(crate) struct Leftover {
+    /// The content of `global/pg_control`.
+    pub(crate) control: Option<Vec<u8>>,
+    /// Links: made last, so that no member is ever written through one.
+    links: Vec<(PathBuf, PathBuf)>,
+    pub(crate) files: u64,
+    pub(crate) content_bytes: u64,
+}
+
+impl Extraction {
+    /// Fetches and unpacks every part. Blocking; call it off the runtime's own threads.
+    ///
+    /// Every part is read to its end and its size and digest are compared with the index; a mismatch is `Corrupt` and
+    /// names both. The control file is held back. Memory: `jobs` × (2 × 8 MiB + a codec).
+    pub(crate) fn run(&self) -> Result<Leftover> {
+        let next = Mutex::new(self.parts.iter());
+        let leftover = Mutex::new(Leftover::default());
+        let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.jobs.min(self.parts.len()).max(1))
+                .map(|_| scope.spawn(|| self.work(&next, &leftover)))
+                .collect();
+            let died = |_| Err(Error::new(ErrorKind::Bug, "a worker of the restore panicked"));
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(died)).collect()
+        });
+        let (stopped, failed): (Vec<_>, Vec<_>) =
+            outcomes.into_iter().filter_map(Result::err).partition(|error| error.kind() == ErrorKind::Interrupted);
+        if let Some(error) = failed.into_iter().next().or_else(|| stopped.into_iter().next()) {
+            return Err(error);
+        }
+        let leftover = leftover.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (path, target) in &leftover.links {
+            std::os::unix::fs::symlink(target, path).map_err(|cause| Error::local("create link", path, cause))?;
+        }
+        Ok(leftover)
+    }
+
+    fn work(&self, next: &Mutex<std::slice::Iter<'_, PartToFetch>>, leftover: &Mutex<Leftover>) -> Result<()> {
+        loop {
+            let part = next.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(part) = part else { return Ok(()) };
+            let outcome = self.interrupt.check().and_then(|()| self.part(part, leftover));
+            if let Err(error) = outcome {
+                self.interrupt.stop();
+                return Err(error.context(format!("could not restore part \"{}\"", part.key)));
+            }
+        }
+    }
+
+    fn part(&self, part: &PartToFetch, leftover: &Mutex<Leftover>) -> Result<()> {
+        let root = self
+            .roots
+            .get(&part.family)
+            .ok_or_else(|| Error::corrupt("the backup lists no tablespace of this number"))?;
+        let object = VerifiedObject::open(&self.runtime, &self.archive, part);
+        let mut tar = TarReader::new(compression::decoder(part.codec, object.reader())?);
+        let is_data = part.family == PartFamily::Data;
+        let mut unpacking = Unpacking { extraction: self, root, is_data, leftover, buffer: vec![0; WRITE_BYTES] };
+        while let Some(entry) = tar.next_entry()? {
+            self.interrupt.check()?;
+            unpacking.member(&entry, &mut tar)?;
+        }
+        drop(tar);
+        object.verify(part)
+    }
+}
+
+/// One worker's part on its way to disk.
+struct Unpacking<'a> {
+    extraction: &'a Extraction,
+    root: &'a Path,
+    is_data: bool,
+    leftover: &'a Mutex<Leftover>,
+    buffer: Vec<u8>,
+}
+
+impl Unpacking<'_> {
+    fn member(&mut self, entry: &Entry, content: &mut impl Read) -> Result<()> {
+        let path = self.root.join(&entry.path);
+        let lock = || self.leftover.lock().unwrap_or_else(PoisonError::into_inner);
+        match &entry.kind {
+            EntryKind::Directory => create_directory(&path, entry.mode),
+            EntryKind::File if self.is_data && entry.path == Path::new(CONTROL_FILE) => {
+                let mut control = Vec::new();
+                content.take(CONTROL_FILE_LIMIT_BYTES).read_to_end(&mut control).map_err(source_failure)?;
+                lock().control = Some(control);
+                Ok(())
+            }
+            EntryKind::File => {
+                write_file(&path, entry.mode, content, &mut self.buffer)?;
+                self.extraction.progress.add_bytes(entry.size);
+                self.extraction.progress.add_files(1);
+                let mut leftover = lock();
+                leftover.files += 1;
+                leftover.content_bytes += entry.size;
+                Ok(())
+            }
+            EntryKind::Symlink(target) => {
+                let mut leftover = lock();
+                if leftover.links.len() >= MOST_LINKS {
+                    return Err(Error::corrupt(format!("it holds more than {MOST_LINKS} links")));
+                }
+                leftover.links.push((path, target.clone()));
+                Ok(())
+            }
+            EntryKind::Other(kind) => {
+                tracing::warn!("\"{}\" is left out: it is of type '{kind}'", entry.path.display());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Modes as PostgreSQL wants them: 0700 and 0600, with group reading where the source allowed it.
+fn directory_mode(mode: u32) -> u32 {
+    0o700 | (mode & 0o050)
+}
+
+fn file_mode(mode: u32) -> u32 {
+    0o600 | (mode & 0o040) | (mode & 0o100)
+}
+
+pub(crate) fn create_directory(path: &Path, mode: u32) -> Result<()> {
+    let failed = |cause| Error::local("create directory", path, cause);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(directory_mode(mode))).map_err(failed)
+}
+
+/// Workers unpack in any order, so a file may come before its directory; nothing is ever written over or through a
+/// link, because none exists yet and files are created anew.
+fn write_file(path: &Path, mode: u32, content: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
+    let failed = |cause| Error::local("write file", path, cause);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(file_mode(mode));
+    let mut file = match options.open(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().unwrap_or(Path::new("/"));
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(parent)
+                .map_err(|cause| Error::local("create directory", parent, cause))?;
+            options.open(path).map_err(failed)?
+        }
+        opened => opened.map_err(failed)?,
+    };
+    copy(content, &mut file, buffer, path)
+}
+
+fn copy(content: &mut impl Read, file: &mut File, buffer: &mut [u8], path: &Path) -> Result<()> {
+    use std::io::Write;
+    loop {
+        let read = match content.read(buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => continue,
+            Err(cause) => return Err(source_failure(cause)),
+        };
+        file.write_all(&buffer[..read]).map_err(|cause| Error::local("write file", path, cause))?;
+    }
+}
+
+/// An object as a blocking stream: read in ranges, one ahead, each retried on its own by the store.
+#[derive(Debug)]
+struct ObjectReader {
+    runtime: Handle,
+    archive: Archive,
+    key: String,
+    bytes: u64,
+    requested: u64,
+    ahead: Option<JoinHandle<Result<Bytes>>>,
+    current: Bytes,
+}
+
+impl ObjectReader {
+    fn new(runtime: &Handle, archive: &Archive, part: &PartToFetch) -> Self {
+        let mut reader = Self {
+            runtime: runtime.clone(),
+            archive: archive.clone(),
+            key: part.key.clone(),
+            bytes: part.bytes,
+            requested: 0,
+            ahead: None,
+            current: Bytes::new(),
+        };
+        reader.read_ahead();
+        reader
+    }
+
+    fn read_ahead(&mut self) {
+        let range = self.requested..(self.requested + READ_BYTES).min(self.bytes);
+        if range.is_empty() {
+            return;
+        }
+        self.requested = range.end;
+        let (store, key) = (self.archive.store.clone(), self.key.clone());
+        self.ahead = Some(self.runtime.spawn(async move { store.get_range(&key, range).await }));
+    }
+
+    fn next_range(&mut self) -> Result<Bytes> {
+        let Some(ahead) = self.ahead.take() else { return Ok(Bytes::new()) };
+        let died = |error| Error::new(ErrorKind::Bug, format!("a read failed: {error}"));
+        let bytes = self.runtime.block_on(ahead).map_err(died)??;
+        self.read_ahead();
+        Ok(bytes)
+    }
+}
+
+impl Read for ObjectReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.current.has_remaining() {
+            match self.next_range() {
+                Ok(bytes) => self.current = bytes,
+                // The store's own error travels inside and comes out as it went in.
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        let taken = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..taken]);
+        Ok(taken)
+    }
+}
+
+impl Drop for ObjectReader {
+    fn drop(&mut self) {
+        if let Some(ahead) = self.ahead.take() {
+            ahead.abort();
+        }
+    }
+}
+
+/// An object being read, whose size and digest are compared at the end. The decoder owns its reader, so the two share.
+struct VerifiedObject(Arc<Mutex<DigestReader<ObjectReader>>>);
+
+impl VerifiedObject {
+    fn open(runtime: &Handle, archive: &Archive, part: &PartToFetch) -> Self {
+        Self(Arc::new(Mutex::new(DigestReader::new(ObjectReader::new(runtime, archive, part)))))
+    }
+
+    fn reader(&self) -> SharedReader {
+        SharedReader(Arc::clone(&self.0))
+    }
+
+    /// Compares what was read to the end with what was stored.
+    fn verify(self, part: &PartToFetch) -> Result<()> {
+        let still_read = || Error::new(ErrorKind::Bug, "a part is still being read");
+        let reader = Arc::into_inner(self.0).ok_or_else(still_read)?;
+        let (_, digest, bytes) = reader.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
+        if bytes != part.bytes {
+            return Err(Error::corrupt(format!("{} bytes are expected, {bytes} came", part.bytes)));
+        }
+        match part.sha256 {
+            Some(expected) if expected != digest => {
+                Err(Error::corrupt(format!("it is damaged: SHA-256 {expected} was stored, {digest} came back")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+struct SharedReader(Arc<Mutex<DigestReader<ObjectReader>>>);
+
+impl Read for SharedReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).read(buffer)
+    }
+}
+
+/// Fetches, verifies and unpacks one object that is a single file, such as the manifest. Blocking; memory as a worker's.
+pub(crate) fn fetch_file(runtime: &Handle, archive: &Archive, part: &PartToFetch, path: &Path) -> Result<()> {
+    let object = VerifiedObject::open(runtime, archive, part);
+    let mut content = compression::decoder(part.codec, object.reader())?;
+    let outcome = write_file(path, 0o600, &mut content, &mut vec![0; WRITE_BYTES]);
+    drop(content);
+    outcome
+        .and_then(|()| object.verify(part))
+        .map_err(|error| error.context(format!("could not restore \"{}\"", part.key)))
+}

@@ -1,0 +1,71 @@
+//! SIGINT and SIGTERM as something a long command can ask about and wait for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A shared "stop now": set by a signal, or by the first worker that fails.
+#[derive(Debug, Clone)]
+pub struct Interrupt {
+    stop: Arc<AtomicBool>,
+    signal: watch::Receiver<Option<&'static str>>,
+}
+
+impl Interrupt {
+    /// Starts listening for SIGINT and SIGTERM; from now on they no longer kill the process.
+    ///
+    /// Errors: `Local` when the signals cannot be had.
+    pub fn listen() -> Result<Self> {
+        let failed = |cause: std::io::Error| Error::new(ErrorKind::Local, format!("could not catch signals: {cause}"));
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let (sender, receiver) = watch::channel(None);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        tokio::spawn(async move {
+            let name = tokio::select! {
+                _ = interrupt.recv() => "SIGINT",
+                _ = terminate.recv() => "SIGTERM",
+                () = sender.closed() => return,
+            };
+            stopping.store(true, Ordering::Relaxed);
+            // Nobody listens any more when the command is already over.
+            let _ = sender.send(Some(name));
+            sender.closed().await;
+        });
+        Ok(Self { stop, signal: receiver })
+    }
+
+    /// Tells every worker to stop.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// An error once somebody said stop; cheap enough to ask before every file.
+    pub fn check(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(self.error());
+        }
+        Ok(())
+    }
+
+    /// Waits for a signal.
+    pub async fn signalled(&mut self) -> Error {
+        if self.signal.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.error()
+    }
+
+    fn error(&self) -> Error {
+        let why = match *self.signal.borrow() {
+            Some(name) => format!("stopped by {name}"),
+            None => "stopped because another worker failed".to_owned(),
+        };
+        Error::new(ErrorKind::Interrupted, why)
+    }
+}

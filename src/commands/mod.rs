@@ -1,0 +1,16 @@
+//! The ways: one file each, the only place where the edges meet the rules.
+
+pub mod archive;
+pub mod backup;
+pub mod catalog;
+mod copy;
+mod extract;
+pub mod interrupt;
+mod part_upload;
+mod parts;
+pub mod progress;
+pub mod restore;
+pub mod target_directory;
+pub mod wal_archive;
+pub mod wal_presence;
+pub mod wal_restore;

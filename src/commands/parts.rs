@@ -1,0 +1,111 @@
+//! Which objects make up a backup, and that they are all there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::commands::archive::Archive;
+use crate::commands::extract::PartToFetch;
+use crate::domain::backup::Backup;
+use crate::domain::compression::Compression;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::keys::{PartFamily, parse_part_file_name};
+use crate::layout::part_index::PartIndex;
+
+/// An index lists at most a few thousand parts, some 150 bytes each.
+const INDEX_LIMIT_BYTES: u64 = 16 << 20;
+
+/// The objects of one backup.
+#[derive(Debug, Clone)]
+pub(crate) struct BackupParts {
+    pub(crate) parts: Vec<PartToFetch>,
+    /// The `backup_manifest`, where the backup has one.
+    pub(crate) manifest: Option<PartToFetch>,
+}
+
+/// Finds a backup's parts: by its index where it has one, by their names (Barman's backups) where not.
+///
+/// One listing and at most one read. Errors: `Corrupt` when a part is missing or has another size than the index
+/// says; for a backup without an index, when a family has no first part or a number is left out.
+pub(crate) async fn find(archive: &Archive, backup: &Backup) -> Result<BackupParts> {
+    let mut present = BTreeMap::new();
+    archive
+        .store
+        .list(&archive.prefix.backup_dir(&backup.id), None, |object| {
+            present.insert(object.key, object.bytes);
+        })
+        .await?;
+    let index_key = archive.prefix.part_index(&backup.id);
+    if !present.contains_key(&index_key) {
+        return by_name(archive, backup, &present);
+    }
+    let fetched = archive.store.get(&index_key, INDEX_LIMIT_BYTES).await?;
+    let index = PartIndex::from_json(&fetched.content)
+        .map_err(|error| error.context(format!("could not use index \"{index_key}\"")))?;
+    if index.backup_id != backup.id {
+        return Err(damaged(backup, &format!("its index is that of backup \"{}\"", index.backup_id)));
+    }
+    by_index(archive, backup, &index, &present)
+}
+
+fn by_index(
+    archive: &Archive,
+    backup: &Backup,
+    index: &PartIndex,
+    present: &BTreeMap<String, u64>,
+) -> Result<BackupParts> {
+    let directory = archive.prefix.backup_dir(&backup.id);
+    let check = |key: &String, bytes: u64| match present.get(key) {
+        Some(there) if *there == bytes => Ok(()),
+        Some(there) => Err(damaged(backup, &format!("\"{key}\" is {there} bytes long, the index says {bytes}"))),
+        None => Err(damaged(backup, &format!("\"{key}\" is not there"))),
+    };
+    let mut parts = Vec::new();
+    for part in &index.parts {
+        let key = format!("{directory}{}", part.name);
+        check(&key, part.bytes)?;
+        let (family, _, codec) = parse_part_file_name(&part.name)
+            .ok_or_else(|| damaged(backup, &format!("the index names \"{}\", which is no part", part.name)))?;
+        parts.push(PartToFetch { key, bytes: part.bytes, codec, family, sha256: Some(part.sha256.parse()?) });
+    }
+    let manifest = match &index.manifest {
+        None => None,
+        Some(manifest) => {
+            let key = archive.prefix.backup_manifest(&backup.id);
+            check(&key, manifest.bytes)?;
+            let sha256 = Some(manifest.sha256.parse()?);
+            let family = PartFamily::Data;
+            Some(PartToFetch { key, bytes: manifest.bytes, codec: Compression::Zstd, family, sha256 })
+        }
+    };
+    Ok(BackupParts { parts, manifest })
+}
+
+/// Barman 3.19.1 records nowhere how many parts there are: a gap in the numbers and a family without its first part
+/// can be seen, a missing last part cannot (there, the missing control file tells).
+fn by_name(archive: &Archive, backup: &Backup, present: &BTreeMap<String, u64>) -> Result<BackupParts> {
+    let mut parts = Vec::new();
+    let mut numbers: BTreeMap<PartFamily, BTreeSet<u32>> = BTreeMap::new();
+    for (key, bytes) in present {
+        let Some((family, number, codec)) = archive.prefix.part_from_key(&backup.id, key) else { continue };
+        if !numbers.entry(family).or_default().insert(number) {
+            return Err(damaged(backup, &format!("part {number} of {family} is there twice, as \"{key}\" too")));
+        }
+        parts.push(PartToFetch { key: key.clone(), bytes: *bytes, codec, family, sha256: None });
+    }
+    let expected = backup.tablespaces.iter().map(|there| PartFamily::Tablespace(there.oid));
+    for family in expected.chain([PartFamily::Data]) {
+        let Some(numbers) = numbers.get(&family) else {
+            return Err(damaged(backup, &format!("no part of {family} is there")));
+        };
+        if let Some(missing) =
+            (0..).zip(numbers).find_map(|(expected, number)| (expected != *number).then_some(expected))
+        {
+            return Err(damaged(backup, &format!("part {missing} of {family} is not there, though later ones are")));
+        }
+    }
+    Ok(BackupParts { parts, manifest: None })
+}
+
+fn damaged(backup: &Backup, why: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("backup \"{}\" is not complete: {why}", backup.id))
+        .with_hint("Choose another backup with --backup; barback list shows them.")
+}

@@ -1,0 +1,343 @@
+//! The fourth way: a data directory restored from a base backup, ready to replay WAL to a chosen moment.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use tokio::runtime::Handle;
+
+use crate::commands::archive::Archive;
+use crate::commands::catalog;
+use crate::commands::extract::{Extraction, Leftover, PartToFetch, create_directory, fetch_file};
+use crate::commands::interrupt::Interrupt;
+use crate::commands::parts::{self, BackupParts};
+use crate::commands::progress::Progress;
+use crate::commands::target_directory::{self, Spaces};
+use crate::disk;
+use crate::domain::backup::Tablespace;
+use crate::domain::recovery_target::TargetRequest;
+use crate::domain::restore_plan::{PlanInput, RestorePlan, plan};
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::keys::PartFamily;
+use crate::postgres::settings;
+
+/// What a restore is asked for.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// The directory to fill: absent or empty.
+    pub directory: PathBuf,
+    /// Which backup, by id, name, `latest` or `oldest`; chosen for the target when none.
+    pub backup: Option<String>,
+    /// The moment, and what to do there.
+    pub target: TargetRequest,
+    /// Tablespaces that go elsewhere, by name.
+    pub tablespaces: BTreeMap<String, PathBuf>,
+    /// Parts fetched at the same time.
+    pub jobs: usize,
+    /// Whether recovery settings are written; without them the files are only laid down.
+    pub with_recovery: bool,
+    /// Whether the copy keeps its archive settings instead of `archive_mode = off`.
+    pub keep_archiving: bool,
+    /// The `restore_command` to write, `%f` and `%p` included.
+    pub restore_command: String,
+    /// PostgreSQL's programs that will run the copy, if known: their major version is checked.
+    pub pg_bindir: Option<PathBuf>,
+    /// Now.
+    pub now: DateTime<Utc>,
+}
+
+/// A restore that was decided and checked, and has touched nothing.
+#[derive(Debug)]
+pub struct PreparedRestore {
+    /// Which backup, timeline and window.
+    pub plan: RestorePlan,
+    /// The directory, absolute.
+    pub directory: PathBuf,
+    /// Where each tablespace goes.
+    pub tablespaces: Vec<(Tablespace, PathBuf)>,
+    /// Settings that will stand in `postgresql.auto.conf`.
+    pub settings: Vec<(String, String)>,
+    /// Space needed and free, where known.
+    pub spaces: Spaces,
+    /// Bytes to fetch.
+    pub stored_bytes: u64,
+    /// Parts to fetch.
+    pub parts: usize,
+    /// What was checked, in words.
+    pub checks: Vec<String>,
+    fetch: BackupParts,
+}
+
+/// A finished restore.
+#[derive(Debug)]
+pub struct RestoreDone {
+    /// What was planned, and is now so.
+    pub prepared: PreparedRestore,
+    /// Files written.
+    pub files: u64,
+    /// Bytes of content written.
+    pub content_bytes: u64,
+    /// How long each phase took.
+    pub phases: Vec<(&'static str, Duration)>,
+}
+
+/// Files that PostgreSQL or an earlier recovery left in the source and that would mislead the copy.
+const LEFTOVERS: [&str; 6] =
+    ["recovery.signal", "standby.signal", "postmaster.pid", "postmaster.opts", "tablespace_map", "recovery.conf"];
+
+/// Directories a server insists on, whose content no backup carries.
+const EMPTY_DIRECTORIES: [&str; 12] = [
+    "pg_wal",
+    "pg_wal/archive_status",
+    "pg_commit_ts",
+    "pg_dynshmem",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_tblspc",
+];
+
+/// What must not stand in the copy's `postgresql.conf`: paths of the source, and targets of an earlier recovery, which
+/// PostgreSQL would count as a second target.
+const MISLEADING_SETTINGS: [&str; 9] = [
+    "data_directory",
+    "hba_file",
+    "ident_file",
+    "external_pid_file",
+    "recovery_target",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+    "recovery_target_lsn",
+];
+
+/// No configuration file is longer than this.
+const CONFIGURATION_LIMIT_BYTES: u64 = 16 << 20;
+
+/// Decides what to restore and checks all that can be checked; touches nothing.
+///
+/// Requests: a listing of the backups and of the WAL, one small read for each backup and timeline history, one for
+/// the index. Errors: `Usage` for a target outside the window, naming both ends; `Mismatch` for other versions;
+/// `Corrupt` for a backup whose parts are not all there; `Local` for a directory that cannot be used.
+pub async fn prepare(archive: &Archive, request: &RestoreRequest) -> Result<PreparedRestore> {
+    let catalog = catalog::load(archive).await?;
+    let (inventory, histories) = catalog::read_wal(archive).await?;
+    let plan = plan(&PlanInput {
+        catalog,
+        inventory,
+        histories,
+        request: request.target.clone(),
+        backup: request.backup.clone(),
+        now: request.now,
+    })?;
+    let mut checks = vec!["the target lies inside the recoverable window".to_owned()];
+    let fetch = parts::find(archive, &plan.backup).await?;
+    checks.push(format!("all {} parts of the backup are in the store, with their sizes", fetch.parts.len()));
+    let directory = target_directory::absolute(&request.directory)?;
+    let tablespaces = target_directory::map_tablespaces(&plan.backup.tablespaces, &request.tablespaces)?;
+    target_directory::check_empty(&directory, &tablespaces)?;
+    checks.push("the directory is empty or absent, and no server runs on it".to_owned());
+    let spaces = target_directory::check_space(&directory, &tablespaces, &plan.backup)?;
+    if let (Some(bindir), Some(version)) = (&request.pg_bindir, plan.backup.version) {
+        target_directory::check_binaries(bindir, version)?;
+        checks.push(format!("the binaries in \"{}\" are of major version {}", bindir.display(), version.major()));
+    }
+    let settings = recovery_settings(&plan, request);
+    Ok(PreparedRestore {
+        directory,
+        tablespaces,
+        settings,
+        spaces,
+        stored_bytes: fetch.parts.iter().map(|part| part.bytes).sum(),
+        parts: fetch.parts.len(),
+        checks,
+        fetch,
+        plan,
+    })
+}
+
+/// Carries a prepared restore out: fetches and verifies the parts, writes the recovery settings, and puts
+/// `global/pg_control` in place last of all, so that a directory that is not finished never starts.
+///
+/// Durable when it returns. Needs a multi-threaded runtime. Errors: `Corrupt` for a part that is damaged,
+/// `Unreachable`, `Denied`, `Local`, `Interrupted`; the directory is then left without a control file.
+pub async fn restore(
+    archive: &Archive,
+    request: &RestoreRequest,
+    prepared: PreparedRestore,
+    progress: Arc<Progress>,
+) -> Result<RestoreDone> {
+    let mut interrupt = Interrupt::listen()?;
+    let begun = Instant::now();
+    progress.phase("fetch", prepared.plan.backup.cluster_size_bytes.unwrap_or(0));
+    let leftover = fetch(archive, request, &prepared, &mut interrupt, &progress).await.map_err(|error| {
+        let unfinished = format!("could not restore backup \"{}\"", prepared.plan.backup.id);
+        let hint =
+            format!("\"{}\" is unfinished and cannot start: empty it and try again.", prepared.directory.display());
+        let hint = error.hint().map_or(hint.clone(), |first| format!("{first} {hint}"));
+        error.context(unfinished).with_hint(hint)
+    })?;
+    let mut phases = vec![("fetch", begun.elapsed())];
+    let finishing = Instant::now();
+    progress.phase("finish", 0);
+    if let Some(manifest) = &prepared.fetch.manifest {
+        let (archive, manifest, runtime) = (archive.clone(), manifest.clone(), Handle::current());
+        let path = prepared.directory.join("backup_manifest");
+        let fetching = tokio::task::spawn_blocking(move || fetch_file(&runtime, &archive, &manifest, &path));
+        fetching.await.map_err(died)??;
+    }
+    finish(request, &prepared, &leftover)?;
+    phases.push(("finish", finishing.elapsed()));
+    Ok(RestoreDone { files: leftover.files, content_bytes: leftover.content_bytes, phases, prepared })
+}
+
+async fn fetch(
+    archive: &Archive,
+    request: &RestoreRequest,
+    prepared: &PreparedRestore,
+    interrupt: &mut Interrupt,
+    progress: &Arc<Progress>,
+) -> Result<Leftover> {
+    create_directory(&prepared.directory, 0o700)?;
+    let mut roots = BTreeMap::from([(PartFamily::Data, prepared.directory.clone())]);
+    for (tablespace, directory) in &prepared.tablespaces {
+        create_directory(directory, 0o700)?;
+        roots.insert(PartFamily::Tablespace(tablespace.oid), directory.clone());
+    }
+    let extraction = Extraction {
+        archive: archive.clone(),
+        parts: largest_first(prepared.fetch.parts.clone()),
+        roots,
+        jobs: request.jobs,
+        interrupt: interrupt.clone(),
+        progress: Arc::clone(progress),
+        runtime: Handle::current(),
+    };
+    let mut working = tokio::task::spawn_blocking(move || extraction.run());
+    tokio::select! {
+        outcome = &mut working => outcome.map_err(died)?,
+        stopped = interrupt.signalled() => {
+            interrupt.stop();
+            let outcome = working.await;
+            tracing::debug!("the restore stopped: {}", outcome.is_ok());
+            Err(stopped)
+        }
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "used with map_err")]
+fn died(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Bug, format!("the restore failed: {error}"))
+}
+
+/// The longest parts first, so that no worker is left alone with one at the end.
+fn largest_first(mut parts: Vec<PartToFetch>) -> Vec<PartToFetch> {
+    parts.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.key.cmp(&b.key)));
+    parts
+}
+
+fn recovery_settings(plan: &RestorePlan, request: &RestoreRequest) -> Vec<(String, String)> {
+    let mut settings = Vec::new();
+    if request.with_recovery {
+        settings.push(("restore_command".to_owned(), request.restore_command.clone()));
+        let targets = plan.request.settings(plan.timeline);
+        settings.extend(targets.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    }
+    if !request.keep_archiving {
+        // A clone that archives into its source's archive destroys it.
+        settings.push(("archive_mode".to_owned(), "off".to_owned()));
+    }
+    settings
+}
+
+/// One request of a restore moves at most this much.
+pub const REQUEST_BYTES: u64 = crate::commands::extract::READ_BYTES;
+
+/// Everything after the last part, in the order in which it must become durable.
+fn finish(request: &RestoreRequest, prepared: &PreparedRestore, leftover: &Leftover) -> Result<()> {
+    let directory = &prepared.directory;
+    let control = leftover
+        .control
+        .as_ref()
+        .ok_or_else(|| Error::corrupt("could not finish the restore: the backup holds no global/pg_control"))?;
+    for name in LEFTOVERS {
+        remove_if_there(&directory.join(name))?;
+    }
+    for name in EMPTY_DIRECTORIES {
+        let path = directory.join(name);
+        if !path.is_dir() {
+            create_directory(&path, 0o700)?;
+        }
+    }
+    for (tablespace, target) in &prepared.tablespaces {
+        let link = directory.join("pg_tblspc").join(tablespace.oid.to_string());
+        std::os::unix::fs::symlink(target, &link).map_err(|cause| Error::local("create link", &link, cause))?;
+    }
+    put_backup_label(prepared)?;
+    write_settings(request, prepared)?;
+    for (_, target) in &prepared.tablespaces {
+        sync_file_system(target)?;
+    }
+    sync_file_system(directory)?;
+    disk::publish(&directory.join("global/pg_control"), control)
+}
+
+/// The label comes with the parts; a backup that keeps it in `backup.info` alone gets it from there.
+fn put_backup_label(prepared: &PreparedRestore) -> Result<()> {
+    let path = prepared.directory.join("backup_label");
+    if path.exists() {
+        return Ok(());
+    }
+    let label = prepared.plan.backup.backup_label.as_ref().ok_or_else(|| {
+        Error::corrupt("could not finish the restore: the backup holds no backup_label")
+            .with_hint("Without it PostgreSQL would start from a wrong checkpoint.")
+    })?;
+    disk::publish(&path, label.as_bytes())
+}
+
+fn write_settings(request: &RestoreRequest, prepared: &PreparedRestore) -> Result<()> {
+    let directory = &prepared.directory;
+    let configuration = directory.join("postgresql.conf");
+    if configuration.is_file() {
+        let text = read_configuration(&configuration)?;
+        let (text, removed) = settings::neutralise(&text, &MISLEADING_SETTINGS);
+        if !removed.is_empty() {
+            tracing::warn!("commented out in the copy's postgresql.conf: {}", removed.join(", "));
+            disk::publish(&configuration, text.as_bytes())?;
+        }
+    }
+    let automatic = directory.join("postgresql.auto.conf");
+    let existing = if automatic.is_file() { read_configuration(&automatic)? } else { String::new() };
+    disk::publish(&automatic, settings::auto_conf(&existing, &prepared.settings).as_bytes())?;
+    if request.with_recovery {
+        disk::publish(&directory.join("recovery.signal"), b"")?;
+    }
+    Ok(())
+}
+
+fn read_configuration(path: &Path) -> Result<String> {
+    let content = disk::read_at_most(path, CONFIGURATION_LIMIT_BYTES)?;
+    // PostgreSQL reads the file as bytes: a comment in another encoding is no reason to stop.
+    Ok(String::from_utf8(content).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::local("remove file", path, cause)),
+        _ => Ok(()),
+    }
+}
+
+/// One call for thousands of files; Linux reports write-back errors from it since 5.8.
+fn sync_file_system(directory: &Path) -> Result<()> {
+    let failed = |cause| Error::local("sync the file system of", directory, cause);
+    let handle = fs::File::open(directory).map_err(failed)?;
+    rustix::fs::syncfs(&handle).map_err(|cause| failed(cause.into()))
+}

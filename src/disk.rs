@@ -1,0 +1,99 @@
+//! Local files that appear whole or not at all.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Puts `content` at `path`, durably: when this returns, the whole file is on disk under its name; when it fails or
+/// the machine stops, `path` is as it was before.
+///
+/// Written beside `path` under a name of this process, fsynced, renamed over it, and the directory fsynced.
+/// Errors: `Local`, naming the path.
+pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
+    let staged = staged_beside(path);
+    let outcome = write_durably(&staged, content)
+        .and_then(|()| fs::rename(&staged, path))
+        .and_then(|()| sync_directory(parent_of(path)))
+        .map_err(|cause| Error::local("write file", path, cause));
+    if outcome.is_err() {
+        // The staged file is ours alone; if even removing it fails, the first error is the one that matters.
+        let _ = fs::remove_file(&staged);
+    }
+    outcome
+}
+
+/// Reads a whole file of at most `limit_bytes`.
+///
+/// Errors: `Local` when it cannot be read, `Corrupt` when it is longer.
+pub fn read_at_most(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let local = |cause| Error::local("read file", path, cause);
+    let file = File::open(path).map_err(local)?;
+    let length = file.metadata().map_err(local)?.len();
+    let mut content = Vec::with_capacity(usize::try_from(length.min(limit_bytes)).unwrap_or(0));
+    file.take(limit_bytes + 1).read_to_end(&mut content).map_err(local)?;
+    if content.len() as u64 > limit_bytes {
+        return Err(Error::corrupt(format!("file \"{}\" is longer than {limit_bytes} bytes", path.display())));
+    }
+    Ok(content)
+}
+
+/// Makes the names in `directory` durable.
+pub fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A name no other process uses: PostgreSQL ignores files in `pg_wal` whose names are not WAL's.
+fn staged_beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    parent_of(path).join(format!(".{name}.barback-{}", std::process::id()))
+}
+
+fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_published_file_replaces_the_old_one_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        publish(&path, b"one").unwrap();
+        publish(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_published_leaves_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        fs::create_dir_all(path.join("full")).unwrap();
+        let error = publish(&path, b"one").unwrap_err();
+        assert!(error.to_string().starts_with("could not write file"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_longer_than_the_limit_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_at_most(&path, 5).unwrap(), b"12345");
+        assert!(read_at_most(&path, 4).is_err());
+    }
+}

@@ -1,0 +1,11 @@
+//! Names and metadata in the bucket: the Barman layout and what barback stores beside it.
+//!
+//! Pure: keys and texts in, values out. A bucket written by Barman 3.19.1 is read, and what is written here is read
+//! by Barman 3.19.1.
+
+pub mod backup_info;
+pub mod content_facts;
+pub mod keys;
+pub mod manifest;
+pub mod part_index;
+pub mod python_literal;

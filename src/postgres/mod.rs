@@ -1,0 +1,20 @@
+//! Edge: a PostgreSQL server and its data directory.
+//!
+//! A connection and what the server says about itself, the begin and end of a base backup, and the files below a
+//! data directory. Servers from PostgreSQL 13 to 18; nothing here knows where bytes go.
+
+pub mod archive_status;
+pub mod base_backup;
+pub mod configuration;
+mod connect;
+pub mod connection;
+pub mod conninfo;
+mod conninfo_syntax;
+pub mod data_directory;
+pub mod os_user;
+pub mod passfile;
+pub mod pg_control;
+mod relation_file;
+pub mod server;
+pub mod settings;
+mod tls;

@@ -1,0 +1,76 @@
+//! The AWS credential chain beyond plain variables: profiles, SSO, assumed roles, credential processes, IMDS.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_smithy_http_client::tls;
+use object_store::CredentialProvider;
+use object_store::aws::AwsCredential;
+use tokio::sync::Mutex;
+
+/// Credentials are renewed this long before they end, so that no request is signed with dead ones.
+const RENEW_BEFORE_END: Duration = Duration::from_mins(5);
+
+/// The chain of `aws-config` as a credential provider. Loaded only when no variable gives credentials
+/// directly, so that `wal-archive` with plain keys never pays for it.
+#[derive(Debug)]
+pub(super) struct Chain {
+    provider: Option<SharedCredentialsProvider>,
+    region: Option<String>,
+    current: Mutex<Option<Credentials>>,
+}
+
+impl Chain {
+    /// Reads the configuration files; asks no service for credentials yet.
+    pub(super) async fn load(profile: Option<String>, region: Option<String>) -> Self {
+        let client = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .build_https();
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(client);
+        if let Some(profile) = profile {
+            loader = loader.profile_name(profile);
+        }
+        if let Some(region) = region {
+            loader = loader.region(Region::new(region));
+        }
+        let config = loader.load().await;
+        Self {
+            provider: config.credentials_provider(),
+            region: config.region().map(ToString::to_string),
+            current: Mutex::new(None),
+        }
+    }
+
+    /// The region the configuration names.
+    pub(super) fn region(&self) -> Option<String> {
+        self.region.clone()
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for Chain {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        let failed = |source| object_store::Error::Generic { store: "S3", source };
+        let mut current = self.current.lock().await;
+        if !current.as_ref().is_some_and(is_fresh) {
+            let provider = self.provider.as_ref().ok_or_else(|| failed("no AWS credentials are configured".into()))?;
+            *current = Some(provider.provide_credentials().await.map_err(|error| failed(Box::new(error)))?);
+        }
+        let credentials = current.as_ref().expect("just filled");
+        Ok(Arc::new(AwsCredential {
+            key_id: credentials.access_key_id().to_owned(),
+            secret_key: credentials.secret_access_key().to_owned(),
+            token: credentials.session_token().map(str::to_owned),
+        }))
+    }
+}
+
+fn is_fresh(credentials: &Credentials) -> bool {
+    credentials.expiry().is_none_or(|end| end > SystemTime::now() + RENEW_BEFORE_END)
+}

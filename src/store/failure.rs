@@ -1,0 +1,57 @@
+//! What a failed request means, and how to say it in one line.
+
+use std::error::Error as StdError;
+
+use crate::error::{Error, ErrorKind};
+
+/// Longest cause that is quoted: servers answer with whole XML documents.
+const CAUSE_LIMIT_CHARS: usize = 400;
+
+/// Turns a store library's error into ours: `could not <doing> "<key>": <cause>`.
+///
+/// Anything that is neither *not there* nor *refused* is `Unreachable`: the honest answer to an unknown failure is
+/// that we could not find out.
+pub(super) fn describe(doing: &str, key: &str, error: object_store::Error) -> Error {
+    use object_store::Error as Failure;
+    let kind = match &error {
+        Failure::NotFound { .. } => ErrorKind::NotFound,
+        Failure::AlreadyExists { .. } | Failure::Precondition { .. } => ErrorKind::Conflict,
+        Failure::PermissionDenied { .. } | Failure::Unauthenticated { .. } => ErrorKind::Denied,
+        Failure::InvalidPath { .. } | Failure::UnknownConfigurationKey { .. } => ErrorKind::Usage,
+        Failure::JoinError { .. } => ErrorKind::Bug,
+        _ if local_disk_failed(&error) => ErrorKind::Local,
+        _ => ErrorKind::Unreachable,
+    };
+    let cause = match kind {
+        ErrorKind::NotFound => "it is not there".to_owned(),
+        _ => root_cause(&error),
+    };
+    Error::new(kind, format!("could not {doing} \"{key}\": {cause}")).with_source(error)
+}
+
+/// True when the cause is a full or broken local file system, which no other store would make better.
+fn local_disk_failed(error: &object_store::Error) -> bool {
+    use std::io::ErrorKind as Io;
+    let object_store::Error::Generic { store: "LocalFileSystem", .. } = error else { return false };
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(io) = current.downcast_ref::<std::io::Error>() {
+            return matches!(io.kind(), Io::StorageFull | Io::ReadOnlyFilesystem | Io::PermissionDenied);
+        }
+        cause = current.source();
+    }
+    false
+}
+
+/// The innermost cause, on one line: the outer ones repeat the request.
+fn root_cause(error: &object_store::Error) -> String {
+    let mut innermost: &(dyn StdError + 'static) = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    let line = innermost.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(CAUSE_LIMIT_CHARS) {
+        Some((end, _)) => format!("{} …", &line[..end]),
+        None => line,
+    }
+}

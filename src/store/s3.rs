@@ -1,0 +1,194 @@
+//! Opening an S3 bucket: endpoint, addressing, certificates, time-outs, and which credentials.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
+
+use super::{StoreOptions, failure};
+use crate::disk;
+use crate::error::{Error, Result};
+
+/// Whether the bucket is part of the host name (`virtual`) or of the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AddressingStyle {
+    /// `virtual` at AWS, `path` anywhere else: few other servers have a host name for each bucket.
+    #[default]
+    Auto,
+    /// `https://host/bucket/key`
+    Path,
+    /// `https://bucket.host/key`
+    Virtual,
+}
+
+impl FromStr for AddressingStyle {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "path" => Ok(Self::Path),
+            "virtual" => Ok(Self::Virtual),
+            _ => Err(Error::usage(format!("\"{text}\" is not an addressing style: choose from auto, path, virtual"))),
+        }
+    }
+}
+
+impl std::fmt::Display for AddressingStyle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Path => "path",
+            Self::Virtual => "virtual",
+        })
+    }
+}
+
+/// A dead host is noticed this fast; a slow one is given the request's own time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A certificate bundle larger than this is not one.
+const CA_BUNDLE_LIMIT_BYTES: u64 = 16 << 20;
+
+/// The region of servers that have none, which is what their signatures are made with.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// Environment variables that say "credentials are right here" or "ask this nearby service": the store library reads them
+/// itself, so the AWS configuration files need not be looked at.
+const DIRECT_CREDENTIALS: [&str; 4] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+];
+
+/// Builds a client for `bucket`; sends nothing but what a credential chain needs to find the region of a profile.
+pub(super) async fn open(bucket: &str, options: &StoreOptions) -> Result<AmazonS3> {
+    let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
+    for (name, value) in options.environment.iter().filter(|(name, _)| name.starts_with("AWS_")) {
+        // Names object_store does not know (AWS_PROFILE, AWS_CA_BUNDLE …) are read below or mean nothing to it.
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    let endpoint = endpoint(options);
+    let virtual_hosted = match options.addressing_style {
+        AddressingStyle::Auto => endpoint.is_none(),
+        AddressingStyle::Path => false,
+        AddressingStyle::Virtual => true,
+    };
+    if let Some(endpoint) = &endpoint {
+        builder = builder.with_endpoint(endpoint_for(bucket, endpoint, virtual_hosted)?);
+    }
+    builder = builder
+        .with_virtual_hosted_style_request(virtual_hosted)
+        .with_client_options(client_options(options, endpoint.as_deref())?)
+        .with_retry(retry(options.retry_timeout_s));
+    builder = with_region_and_credentials(builder, options).await?;
+    builder.build().map_err(|error| failure::describe("open bucket", bucket, error))
+}
+
+/// The endpoint in force: the option, else `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`; none means AWS.
+pub(super) fn endpoint(options: &StoreOptions) -> Option<String> {
+    let variable = |name: &str| options.environment.get(name).filter(|value| !value.is_empty()).cloned();
+    let endpoint = options
+        .endpoint_url
+        .clone()
+        .or_else(|| variable("AWS_ENDPOINT_URL_S3"))
+        .or_else(|| variable("AWS_ENDPOINT_URL"))?;
+    Some(endpoint.trim_end_matches('/').to_owned())
+}
+
+/// The store library wants the bucket inside the endpoint's host name when virtual hosting is asked of another server.
+fn endpoint_for(bucket: &str, endpoint: &str, virtual_hosted: bool) -> Result<String> {
+    let refuse = || {
+        Error::usage(format!("could not use endpoint \"{endpoint}\": it is not an http:// or https:// URL of a host"))
+    };
+    let mut url = url::Url::parse(endpoint).map_err(|_| refuse())?;
+    let host = url.host_str().map(str::to_owned).ok_or_else(refuse)?;
+    if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
+        return Err(refuse());
+    }
+    if virtual_hosted && !host.starts_with(&format!("{bucket}.")) {
+        url.set_host(Some(&format!("{bucket}.{host}"))).map_err(|_| refuse())?;
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
+}
+
+fn client_options(options: &StoreOptions, endpoint: Option<&str>) -> Result<ClientOptions> {
+    let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let mut client = ClientOptions::new()
+        .with_allow_http(plain)
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_timeout(options.request_timeout())
+        // Reading the system's certificates costs 3 ms of every start; plain HTTP never uses them.
+        .with_no_system_certificates(plain);
+    let bundle = options.ca_bundle.clone().or_else(|| options.environment.get("AWS_CA_BUNDLE").map(Into::into));
+    if let Some(path) = bundle.filter(|path| !path.as_os_str().is_empty() && !plain) {
+        let pem = disk::read_at_most(&path, CA_BUNDLE_LIMIT_BYTES)?;
+        let refuse = |cause: String| Error::usage(format!("could not use CA bundle \"{}\": {cause}", path.display()));
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| refuse(error.to_string()))?;
+        if certificates.is_empty() {
+            return Err(refuse("there is no certificate in it".to_owned()));
+        }
+        for certificate in certificates {
+            client = client.with_root_certificate(certificate);
+        }
+    }
+    Ok(client)
+}
+
+fn retry(retry_timeout_s: u64) -> RetryConfig {
+    let backoff = BackoffConfig {
+        init_backoff: Duration::from_millis(100),
+        max_backoff: Duration::from_secs(5),
+        ..BackoffConfig::default()
+    };
+    // The time budget ends the retries, not their number.
+    RetryConfig { backoff, max_retries: 1000, retry_timeout: Duration::from_secs(retry_timeout_s) }
+}
+
+async fn with_region_and_credentials(builder: AmazonS3Builder, options: &StoreOptions) -> Result<AmazonS3Builder> {
+    let variable = |name: &str| options.environment.get(name).filter(|value| !value.is_empty());
+    let profile = options.aws_profile.as_ref().or_else(|| variable("AWS_PROFILE"));
+    let direct = options.aws_profile.is_none() && DIRECT_CREDENTIALS.iter().any(|name| variable(name).is_some());
+    let region =
+        options.region.as_ref().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION")).cloned();
+    if direct {
+        return Ok(builder.with_region(region.unwrap_or_else(|| DEFAULT_REGION.to_owned())));
+    }
+    #[cfg(feature = "aws-profiles")]
+    {
+        let chain = super::credentials::Chain::load(profile.cloned(), region.clone()).await;
+        let region = region.or_else(|| chain.region()).unwrap_or_else(|| DEFAULT_REGION.to_owned());
+        Ok(builder.with_region(region).with_credentials(std::sync::Arc::new(chain)))
+    }
+    #[cfg(not(feature = "aws-profiles"))]
+    {
+        if let Some(profile) = profile {
+            let message = format!("could not use profile \"{profile}\": this barback is built without aws-profiles");
+            return Err(Error::usage(message));
+        }
+        Ok(builder.with_region(region.unwrap_or_else(|| DEFAULT_REGION.to_owned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_hosting_puts_the_bucket_into_the_host() {
+        assert_eq!(endpoint_for("b", "http://h:9000", false).unwrap(), "http://h:9000");
+        assert_eq!(endpoint_for("b", "http://h:9000/", true).unwrap(), "http://b.h:9000");
+        assert_eq!(endpoint_for("b", "https://b.h", true).unwrap(), "https://b.h");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_no_url_or_carries_a_password_is_refused() {
+        for text in ["localhost:9000", "ftp://h", "https://", "http://user:secret@h"] {
+            assert!(endpoint_for("b", text, false).is_err(), "{text}");
+        }
+    }
+}

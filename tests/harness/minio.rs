@@ -1,0 +1,88 @@
+//! A real MinIO server on loopback, as an independent witness beside s3s-fs.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::directory::TestDir;
+use super::process::{Run, Running};
+use super::s3_server::{ACCESS_KEY, BUCKET, SECRET_KEY};
+use super::skip::skip;
+
+/// From start to the first answer, on a machine busy with other tests.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// MinIO on one drive with the bucket `bkt`; stopped and removed on drop.
+#[derive(Debug)]
+pub struct Minio {
+    port: u16,
+    server: Running,
+    dir: TestDir,
+}
+
+impl Minio {
+    /// Starts a server; `None`, said aloud, when there is no MinIO (a panic where servers are required).
+    pub fn start() -> Option<Self> {
+        let Some(program) = find() else {
+            skip("MinIO", "not installed; tools/get-minio.sh builds it");
+            return None;
+        };
+        let dir = TestDir::new();
+        let data = dir.create_dir("data");
+        // On a single drive a directory of the drive is a bucket.
+        dir.create_dir(&format!("data/{BUCKET}"));
+        // Another process may take a free port before MinIO does, hence more than one try.
+        for _ in 0..3 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let mut server = Run::new(&program)
+                .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}")])
+                .args(["--console-address", "127.0.0.1:0"])
+                .arg(&data)
+                .env("MINIO_ROOT_USER", ACCESS_KEY)
+                .env("MINIO_ROOT_PASSWORD", SECRET_KEY)
+                .env("MINIO_BROWSER", "off")
+                .env("MINIO_UPDATE", "off")
+                .env("MINIO_CALLHOME_ENABLE", "off")
+                .env("MINIO_CI_CD", "on")
+                .in_dir(dir.path())
+                .start();
+            if answers_in_time(port, &mut server) {
+                return Some(Self { port, server, dir });
+            }
+        }
+        panic!("could not start MinIO \"{}\" in \"{}\"", program.display(), dir.path().display());
+    }
+
+    /// The variables that lead any S3 client to this server.
+    pub fn env(&self) -> Vec<(String, String)> {
+        super::s3_server::env_for(&format!("http://127.0.0.1:{}", self.port))
+    }
+}
+
+fn find() -> Option<PathBuf> {
+    let mut places: Vec<PathBuf> = std::env::var_os("BARBACK_MINIO").map(PathBuf::from).into_iter().collect();
+    places.extend(super::postgres::tools_dirs().map(|dir| dir.join("minio")));
+    places.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).map(|dir| dir.join("minio")));
+    places.into_iter().find(|path| path.is_file())
+}
+
+fn answers_in_time(port: u16, server: &mut Running) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < START_TIMEOUT && server.is_running() {
+        if is_ready(port).unwrap_or(false) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    false
+}
+
+fn is_ready(port: u16) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET /minio/health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.starts_with("HTTP/1.1 200"))
+}

@@ -1,0 +1,51 @@
+//! What end-to-end tests stand on: directories, an unprivileged user, real PostgreSQL, real S3 servers and our binary.
+//!
+//! A test file says `mod harness;` and reads like this:
+//!
+//! ```no_run
+//! #[test]
+//! fn a_segment_archived_on_s3_is_restored() {
+//!     for_each_version(|version| {
+//!         let dir = TestDir::new();
+//!         let s3 = S3Server::start();
+//!         let archive = format!("{} wal-archive %p", barback_binary().display());
+//!         let options = ClusterOptions::default()
+//!             .set("archive_mode", "on")
+//!             .set("archive_command", &archive)
+//!             .envs(&s3.env())
+//!             .env("BARBACK_STORE", "s3://bkt/pfx");
+//!         let mut primary = Cluster::init(&dir, version, options);
+//!         primary.start();
+//!         primary.pgbench(&["-i", "-s", "1"]);
+//!         let segment = primary.archive_everything();
+//!         barback(&["wal-restore", &segment, "/dev/null"]).envs(&s3.env()).env("BARBACK_STORE", "s3://bkt/pfx").success();
+//!     });
+//! }
+//! ```
+//!
+//! As root everything but the test itself runs as the unprivileged user, as PostgreSQL demands; as anybody else nothing is
+//! special. Servers stop and directories vanish on drop; a failing test keeps its directory and says where it is.
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of the harness")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::missing_panics_doc,
+    reason = "a helper of tests fails the test that called it"
+)]
+
+mod cluster;
+mod directory;
+mod minio;
+mod postgres;
+mod process;
+mod s3_server;
+mod skip;
+
+pub use cluster::{Checked, Cluster, ClusterOptions};
+pub use directory::TestDir;
+pub use minio::Minio;
+pub use postgres::{PgVersion, Postgres, for_each_version};
+pub use process::{Finished, Run, Running, barback, barback_binary};
+pub use s3_server::{BUCKET, Fault, S3Server, Seen, block_on, s3_client};
+pub use skip::{servers_are_required, skip};

@@ -1,0 +1,298 @@
+//! An S3 server inside the test process: s3s-fs, with every request counted and faults on demand.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder as Connections;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use s3s::access::S3Access;
+use s3s::auth::SimpleAuth;
+use s3s::dto::{CompleteMultipartUploadInput, PutObjectInput};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, HttpError, HttpResponse, S3Request, S3Result};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+
+/// The one bucket of every test server.
+pub const BUCKET: &str = "bkt";
+/// MinIO wants at least 3 characters here,
+pub const ACCESS_KEY: &str = "testkey";
+/// and at least 8 here.
+pub const SECRET_KEY: &str = "testsecret";
+
+/// s3s-fs on a free loopback port with the bucket `bkt`; signatures and checksums are checked. Stopped and removed on drop.
+#[derive(Debug)]
+pub struct S3Server {
+    address: SocketAddr,
+    root: tempfile::TempDir,
+    shared: Arc<Mutex<Shared>>,
+    runtime: Option<Runtime>,
+}
+
+/// One request as it came in, before any fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// `GET`, `PUT`, ...
+    pub method: String,
+    /// Path and query as on the wire: `/bkt/pfx/main/wals/...?uploads`.
+    pub target: String,
+}
+
+/// What happens to a request instead of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is answered with this HTTP status and an S3 error body.
+    Status(u16),
+    /// It is answered properly, but that much later.
+    Delay(Duration),
+    /// The connection closes without an answer; nothing was stored.
+    Disconnect,
+}
+
+type Rule = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;
+
+#[derive(Default)]
+struct Shared {
+    seen: Vec<Seen>,
+    rule: Option<Rule>,
+}
+
+impl S3Server {
+    /// A server that follows the protocol.
+    pub fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// A server that silently ignores `If-None-Match`, and so overwrites, as Garage does.
+    pub fn ignoring_create_only() -> Self {
+        Self::start_with(true)
+    }
+
+    fn start_with(ignore_create_only: bool) -> Self {
+        let root = tempfile::Builder::new().prefix("bb-s3-").tempdir_in("/tmp").unwrap();
+        std::fs::create_dir(root.path().join(BUCKET)).unwrap();
+        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        builder.set_access(Access { ignore_create_only });
+        let service = builder.build();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let shared = Arc::<Mutex<Shared>>::default();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(accept(listener, service, Arc::clone(&shared)));
+        Self { address, root, shared, runtime: Some(runtime) }
+    }
+
+    /// The variables that lead any S3 client to this server.
+    pub fn env(&self) -> Vec<(String, String)> {
+        env_for(&self.endpoint())
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The directory with the objects as plain files, `bkt/` first; beside it s3s-fs keeps `.bucket-*` files of metadata.
+    pub fn root(&self) -> PathBuf {
+        self.root.path().to_owned()
+    }
+
+    /// The file that holds the object `key`, to be looked at, damaged or removed.
+    pub fn object(&self, key: &str) -> PathBuf {
+        self.root.path().join(BUCKET).join(key)
+    }
+
+    /// All keys in the bucket, sorted.
+    pub fn keys(&self) -> Vec<String> {
+        let bucket = self.root.path().join(BUCKET);
+        let mut keys = Vec::new();
+        collect_keys(&bucket, &bucket, &mut keys);
+        keys.sort();
+        keys
+    }
+
+    /// Every request since the start or the last `forget_requests`, in order of arrival, failed ones too.
+    pub fn requests(&self) -> Vec<Seen> {
+        self.lock().seen.clone()
+    }
+
+    /// How many of them had `method`.
+    pub fn count(&self, method: &str) -> usize {
+        self.lock().seen.iter().filter(|seen| seen.method == method).count()
+    }
+
+    /// Starts counting anew.
+    pub fn forget_requests(&self) {
+        self.lock().seen.clear();
+    }
+
+    /// The next `n` requests are answered with `status`.
+    pub fn fail_next(&self, n: usize, status: u16) {
+        let mut left = n;
+        self.fault_when(move |_| {
+            let fails = left > 0;
+            left = left.saturating_sub(1);
+            fails.then_some(Fault::Status(status))
+        });
+    }
+
+    /// Every request is answered with `status`, until `heal`.
+    pub fn refuse_all(&self, status: u16) {
+        self.fault_when(move |_| Some(Fault::Status(status)));
+    }
+
+    /// `rule` is asked about every request from now on; it replaces any rule before it.
+    pub fn fault_when(&self, rule: impl FnMut(&Seen) -> Option<Fault> + Send + 'static) {
+        self.lock().rule = Some(Box::new(rule));
+    }
+
+    /// No faults any more.
+    pub fn heal(&self) {
+        self.lock().rule = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().expect("no panic happens under this lock")
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("seen", &self.seen.len()).field("rule", &self.rule.is_some()).finish()
+    }
+}
+
+/// The variables that lead an S3 client to the server at `endpoint`.
+pub fn env_for(endpoint: &str) -> Vec<(String, String)> {
+    [
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ENDPOINT_URL", endpoint),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
+}
+
+/// A plain client of the bucket `bkt` behind `env`, to check a server from outside barback.
+pub fn s3_client(env: &[(String, String)]) -> AmazonS3 {
+    // Fails only when a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let get = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).unwrap();
+    AmazonS3Builder::new()
+        .with_bucket_name(BUCKET)
+        .with_access_key_id(get("AWS_ACCESS_KEY_ID"))
+        .with_secret_access_key(get("AWS_SECRET_ACCESS_KEY"))
+        .with_region(get("AWS_REGION"))
+        .with_endpoint(get("AWS_ENDPOINT_URL"))
+        .with_allow_http(true)
+        .build()
+        .unwrap()
+}
+
+/// Runs one future to its end, for tests that are not async themselves.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// s3s asks it after the signature is checked: the one place where a signed header can be ignored.
+struct Access {
+    ignore_create_only: bool,
+}
+
+#[async_trait]
+impl S3Access for Access {
+    async fn put_object(&self, request: &mut S3Request<PutObjectInput>) -> S3Result<()> {
+        if self.ignore_create_only {
+            request.input.if_none_match = None;
+        }
+        Ok(())
+    }
+
+    async fn complete_multipart_upload(&self, request: &mut S3Request<CompleteMultipartUploadInput>) -> S3Result<()> {
+        if self.ignore_create_only {
+            request.input.if_none_match = None;
+        }
+        Ok(())
+    }
+}
+
+async fn accept(listener: TcpListener, service: S3Service, shared: Arc<Mutex<Shared>>) {
+    while let Ok((socket, _)) = listener.accept().await {
+        tokio::spawn(serve(socket, service.clone(), Arc::clone(&shared)));
+    }
+}
+
+async fn serve(socket: TcpStream, service: S3Service, shared: Arc<Mutex<Shared>>) {
+    let _ = socket.set_nodelay(true);
+    let answer = service_fn(move |request| answer(request, service.clone(), Arc::clone(&shared)));
+    // A client that goes away in the middle is everyday life, not a failure of the test.
+    let _ = Connections::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
+}
+
+async fn answer(
+    request: hyper::Request<Incoming>,
+    service: S3Service,
+    shared: Arc<Mutex<Shared>>,
+) -> Result<HttpResponse, HttpError> {
+    let fault = judge(&request, &shared);
+    let request = request.map(Body::from);
+    match fault {
+        None => service.call(request).await,
+        Some(Fault::Delay(delay)) => {
+            tokio::time::sleep(delay).await;
+            service.call(request).await
+        }
+        Some(Fault::Disconnect) => Err(HttpError::new(Box::new(std::io::Error::other("a fault that was asked for")))),
+        Some(Fault::Status(status)) => Ok(refuse(request, status).await),
+    }
+}
+
+fn judge(request: &hyper::Request<Incoming>, shared: &Mutex<Shared>) -> Option<Fault> {
+    let target = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+    let seen = Seen { method: request.method().to_string(), target };
+    let mut shared = shared.lock().expect("no panic happens under this lock");
+    shared.seen.push(seen.clone());
+    shared.rule.as_mut().and_then(|rule| rule(&seen))
+}
+
+/// Reads the whole body first: a client must see the status and not a broken pipe.
+async fn refuse(request: hyper::Request<Body>, status: u16) -> HttpResponse {
+    let mut body = request.into_body();
+    while body.next().await.is_some() {}
+    let text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>TestFault{status}</Code><Message>asked for</Message></Error>"
+    );
+    let mut response = hyper::Response::new(Body::from(text));
+    *response.status_mut() = hyper::StatusCode::from_u16(status).expect("tests ask for real statuses");
+    response
+}
+
+fn collect_keys(bucket: &Path, dir: &Path, keys: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect_keys(bucket, &path, keys);
+        } else {
+            let key = path.strip_prefix(bucket).expect("the walk began there");
+            keys.push(key.to_str().unwrap().to_owned());
+        }
+    }
+}

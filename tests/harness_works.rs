@@ -1,0 +1,168 @@
+//! The harness itself: its servers start, answer and misbehave as asked, so that other tests may trust them.
+
+use std::time::Duration;
+
+use object_store::path::Path as Key;
+use object_store::{Error as StoreError, ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload};
+use rustix::process::Signal;
+
+mod harness;
+use harness::{
+    Checked, Cluster, ClusterOptions, Fault, Minio, Run, S3Server, TestDir, barback, block_on, for_each_version,
+    s3_client,
+};
+
+#[test]
+fn every_version_starts_and_answers_and_is_checked() {
+    for_each_version(|version| {
+        let dir = TestDir::new();
+        let options = ClusterOptions::default().wal_segment_mb(1).set("application_name", "it's");
+        let mut cluster = Cluster::init(&dir, version, options);
+        cluster.start();
+        assert_eq!(cluster.psql("SELECT 1"), "1");
+        assert_eq!(cluster.psql("SHOW wal_segment_size"), "1MB");
+        assert_eq!(cluster.psql("SHOW data_checksums"), "on");
+        assert!(cluster.psql("SHOW server_version_num").starts_with(&version.major.to_string()));
+        assert!(cluster.try_psql("SELECT nonsense").unwrap_err().contains("nonsense"));
+        assert_eq!(cluster.amcheck(), Checked::Passed);
+        cluster.stop("fast");
+        assert!(!cluster.is_running());
+    });
+}
+
+#[test]
+fn archive_command_runs_in_the_environment_that_was_given() {
+    let Some(version) = harness::Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let wals = dir.create_dir("wals");
+    let options = ClusterOptions::default()
+        .data_checksums(false)
+        .set("archive_mode", "on")
+        .set("archive_command", "cp %p \"$WALS/%f\"")
+        .env("WALS", wals.display().to_string());
+    let mut cluster = Cluster::init(&dir, &version, options);
+    cluster.start();
+    assert_eq!(cluster.psql("SHOW data_checksums"), "off");
+    cluster.pgbench(&["-i", "-s", "1", "-q"]);
+    let segment = cluster.archive_everything();
+    assert!(wals.join(&segment).is_file());
+}
+
+#[test]
+fn a_standby_follows_its_primary_and_passes_verification() {
+    for_each_version(|version| {
+        let dir = TestDir::new();
+        let mut primary = Cluster::init(&dir, version, ClusterOptions::default());
+        primary.start();
+        let mut standby = Cluster::standby_of(&primary, &dir, "standby");
+        assert_eq!(standby.verify_backup(), Checked::Passed);
+        standby.start();
+        primary.psql("CREATE TABLE seen AS SELECT 42 AS n");
+        standby.wait_until("SELECT n FROM seen", "42", Duration::from_secs(30));
+        standby.promote();
+        assert_eq!(standby.psql("SELECT pg_is_in_recovery()"), "f");
+        primary.stop("immediate");
+    });
+}
+
+#[test]
+fn a_server_that_cannot_start_says_so() {
+    let Some(version) = harness::Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let mut cluster = Cluster::init(&dir, &version, ClusterOptions::default().set("shared_buffers", "nonsense"));
+    assert_ne!(cluster.try_start().code(), 0);
+    assert!(cluster.log().contains("nonsense"), "{}", cluster.log());
+}
+
+#[test]
+fn s3_refuses_to_overwrite_on_a_create_only_put() {
+    let server = S3Server::start();
+    assert!(create_twice(&server.env()).is_err_and(|error| matches!(error, StoreError::AlreadyExists { .. })));
+    assert_eq!(server.count("PUT"), 2);
+    assert_eq!(server.keys(), ["pfx/one"]);
+    assert_eq!(std::fs::read(server.object("pfx/one")).unwrap(), b"first");
+}
+
+#[test]
+fn s3_that_ignores_create_only_overwrites() {
+    let server = S3Server::ignoring_create_only();
+    assert!(create_twice(&server.env()).is_ok());
+    assert_eq!(std::fs::read(server.object("pfx/one")).unwrap(), b"second");
+}
+
+#[test]
+fn s3_refuses_a_wrong_secret() {
+    let server = S3Server::start();
+    let mut env = server.env();
+    env[1].1 = "wrongsecret".into();
+    assert!(create_twice(&env).is_err());
+    assert!(server.keys().is_empty());
+}
+
+#[test]
+fn s3_fails_as_often_as_asked_and_then_works() {
+    let server = S3Server::start();
+    server.fail_next(2, 503);
+    assert!(create_twice(&server.env()).is_err_and(|error| matches!(error, StoreError::AlreadyExists { .. })));
+    assert_eq!(server.count("PUT"), 4, "{:?}", server.requests());
+
+    server.refuse_all(403);
+    server.forget_requests();
+    let get = |key| block_on(async { s3_client(&server.env()).get(&Key::from(key)).await });
+    assert!(get("pfx/one").is_err());
+    assert_eq!((server.count("GET"), server.requests()[0].target.as_str()), (1, "/bkt/pfx/one"));
+
+    server.heal();
+    assert!(get("pfx/one").is_ok());
+
+    let mut cut = false;
+    server.fault_when(move |_| (!std::mem::replace(&mut cut, true)).then_some(Fault::Disconnect));
+    assert!(get("pfx/one").is_ok(), "a client tries again after a lost connection");
+}
+
+#[test]
+fn minio_refuses_to_overwrite_on_a_create_only_put() {
+    let Some(server) = Minio::start() else { return };
+    assert!(create_twice(&server.env()).is_err_and(|error| matches!(error, StoreError::AlreadyExists { .. })));
+}
+
+#[test]
+fn programs_run_unprivileged_and_their_end_and_memory_are_seen() {
+    let finished = Run::new("/bin/sh").args(["-c", "id -u; echo oops >&2; sleep 0.1; exit 7"]).run().expect_code(7);
+    assert_ne!(finished.stdout.trim(), "0");
+    assert_eq!(finished.stderr, "oops\n");
+    assert!((100..100_000).contains(&finished.peak_rss_kib), "{} KiB", finished.peak_rss_kib);
+
+    let sleeper = Run::new("/bin/sleep").arg("60").start();
+    // Before setpriv has become the program, the signal would hit setpriv, which is as mortal.
+    sleeper.signal(Signal::TERM);
+    assert_eq!(sleeper.wait().code(), 128 + 15);
+}
+
+#[test]
+#[should_panic(expected = "still running after")]
+fn a_program_past_its_deadline_fails_the_test() {
+    Run::new("/bin/sleep").arg("60").timeout(Duration::from_millis(100)).run();
+}
+
+#[test]
+fn our_binary_can_be_run_by_the_unprivileged_user() {
+    let none: [&str; 0] = [];
+    let finished = barback(&none).run();
+    assert_ne!(finished.code(), 126, "it was found but could not be executed");
+    assert_ne!(finished.code(), 127, "it was not found");
+}
+
+/// Puts `pfx/one` twice, create-only; the answer to the second.
+fn create_twice(env: &[(String, String)]) -> Result<(), StoreError> {
+    let client = s3_client(env);
+    let put = async |content: &'static str| {
+        client
+            .put_opts(&Key::from("pfx/one"), PutPayload::from_static(content.as_bytes()), PutMode::Create.into())
+            .await
+    };
+    block_on(async {
+        put("first").await?;
+        put("second").await.map(|_| ())
+    })
+}
