@@ -60,13 +60,16 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
     let settings = run.settings;
     match run.command {
         Command::WalArchive(args) => single_threaded()?.block_on(async {
-            let archive = open(&settings, around, SegmentSize::MAX.bytes(), true).await?;
+            // The time a request may take is sized by what it moves; a file that cannot be looked at fails later.
+            let bytes = std::fs::metadata(&args.path).map_or(SegmentSize::MAX.bytes(), |facts| facts.len());
+            let archive = open(&settings, around, Traffic { upload: bytes, download: bytes, writes: true }).await?;
             let compression = wal_compression(settings.wal_compression);
             let request = WalArchiveRequest { path: args.path, compression };
             wal_archive(&archive, &request).await.map(drop)
         }),
         Command::WalRestore(args) => single_threaded()?.block_on(async {
-            let archive = open(&settings, around, SegmentSize::MAX.bytes(), false).await?;
+            let download = SegmentSize::MAX.bytes();
+            let archive = open(&settings, around, Traffic { upload: 0, download, writes: false }).await?;
             let expected = settings.wal_compression.codec;
             let request = WalRestoreRequest { name: args.name, destination: args.destination, expected };
             wal_restore(&archive, &request).await
@@ -74,12 +77,12 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
         Command::Backup(args) => multi_threaded()?.block_on(take_backup(&settings, args, around, out)),
         Command::Restore(args) => multi_threaded()?.block_on(restore_backup(&settings, *args, around, out)),
         Command::List => single_threaded()?.block_on(async {
-            let archive = open(&settings, around, 0, false).await?;
+            let archive = open(&settings, around, Traffic::SMALL_READS).await?;
             let catalog = catalog::load(&archive).await?;
             output::list(out, around.stdout(&settings), &settings.store.server, catalog.backups())
         }),
         Command::Show { id } => single_threaded()?.block_on(async {
-            let archive = open(&settings, around, 0, false).await?;
+            let archive = open(&settings, around, Traffic::SMALL_READS).await?;
             let catalog = catalog::load(&archive).await?;
             output::show(out, around.stdout(&settings), catalog.find(&id)?)
         }),
@@ -92,7 +95,7 @@ async fn take_backup(
     around: &Surroundings<'_>,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let archive = open(settings, around, args.part_size_bytes, true).await?;
+    let archive = open(settings, around, Traffic { upload: args.part_size_bytes, download: 0, writes: true }).await?;
     let request = BackupRequest {
         conninfo: Conninfo::resolve(args.dbname.as_deref(), &as_libpq_sees_it(around.environment))?,
         pgdata: args.pgdata,
@@ -127,7 +130,7 @@ async fn restore_backup(
     around: &Surroundings<'_>,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let archive = open(settings, around, REQUEST_BYTES, false).await?;
+    let archive = open(settings, around, Traffic { upload: 0, download: REQUEST_BYTES, writes: false }).await?;
     let exe = std::env::current_exe()
         .map_err(|cause| Error::new(ErrorKind::Local, format!("could not find this program's own path: {cause}")))?;
     let words = invocation::restore_command_argv(settings, &exe)?;
@@ -163,12 +166,18 @@ fn as_libpq_sees_it(environment: &BTreeMap<String, String>) -> BTreeMap<String, 
     environment
 }
 
-async fn open(
-    settings: &Settings,
-    around: &Surroundings<'_>,
-    largest_request_bytes: u64,
-    may_create_directory: bool,
-) -> Result<Archive> {
+/// What a command will ask of the store: the largest bodies one request moves, and whether it writes.
+struct Traffic {
+    upload: u64,
+    download: u64,
+    writes: bool,
+}
+
+impl Traffic {
+    const SMALL_READS: Self = Self { upload: 0, download: 0, writes: false };
+}
+
+async fn open(settings: &Settings, around: &Surroundings<'_>, traffic: Traffic) -> Result<Archive> {
     let place: Place = settings.store.url.parse()?;
     let prefix = ServerPrefix::new(place.prefix(), &settings.store.server)?;
     let store = Store::open(&StoreOptions {
@@ -183,8 +192,9 @@ async fn open(
         aws_profile: settings.store.aws_profile.clone(),
         ca_bundle: settings.store.ca_bundle.clone(),
         retry_timeout_s: settings.store.retry_timeout_s,
-        largest_request_bytes,
-        may_create_directory,
+        largest_upload_bytes: traffic.upload,
+        largest_download_bytes: traffic.download,
+        may_create_directory: traffic.writes,
         cache_dir: Some(settings.store.cache_dir.clone().unwrap_or_else(default_cache_dir)),
         environment: around.environment.clone(),
     })

@@ -48,8 +48,10 @@ pub struct StoreOptions {
     pub ca_bundle: Option<PathBuf>,
     /// How long one request may be tried again, in seconds.
     pub retry_timeout_s: u64,
-    /// The largest body one request moves: the time a request may take grows with it.
-    pub largest_request_bytes: u64,
+    /// The largest body one request sends: the time its answer may take grows with it.
+    pub largest_upload_bytes: u64,
+    /// The largest body one answer brings: the time it may take grows with it.
+    pub largest_download_bytes: u64,
     /// Whether a `file://` directory that is missing may be created (its last component only).
     pub may_create_directory: bool,
     /// Where facts about servers are remembered; a cache that may vanish. Without one, each call asks anew.
@@ -64,10 +66,19 @@ const SLOWEST_BYTES_PER_S: u64 = 128 << 10;
 /// What a request may take beside moving its body.
 const REQUEST_OVERHEAD_S: u64 = 30;
 
+fn timeout_for(bytes: u64) -> Duration {
+    Duration::from_secs(REQUEST_OVERHEAD_S + bytes / SLOWEST_BYTES_PER_S)
+}
+
 impl StoreOptions {
-    /// How long one attempt of one request may take.
+    /// How long one attempt of one request may take in all.
     fn request_timeout(&self) -> Duration {
-        Duration::from_secs(REQUEST_OVERHEAD_S + self.largest_request_bytes / SLOWEST_BYTES_PER_S)
+        timeout_for(self.largest_upload_bytes.max(self.largest_download_bytes))
+    }
+
+    /// How long nothing at all may come back: a server answers only after it has taken what it was sent.
+    fn silence_timeout(&self) -> Duration {
+        timeout_for(self.largest_upload_bytes)
     }
 }
 

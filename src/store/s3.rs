@@ -122,6 +122,7 @@ fn client_options(options: &StoreOptions, endpoint: Option<&str>) -> Result<Clie
         .with_allow_http(plain)
         .with_connect_timeout(CONNECT_TIMEOUT)
         .with_timeout(options.request_timeout())
+        .with_read_timeout(options.silence_timeout())
         // Reading the system's certificates costs 3 ms of every start; plain HTTP never uses them.
         .with_no_system_certificates(plain);
     let bundle = options.ca_bundle.clone().or_else(|| options.environment.get("AWS_CA_BUNDLE").map(Into::into));
