@@ -37,7 +37,11 @@ struct Candidate {
 /// find out", and PostgreSQL must not take it for the end of WAL.
 pub async fn wal_restore(archive: &Archive, request: &WalRestoreRequest) -> Result<()> {
     let doing = || format!("could not restore WAL file \"{}\"", request.name);
-    let content = fetch(archive, &request.name, request.expected).await.map_err(|error| error.context(doing()))?;
+    let content = fetch(archive, &request.name, request.expected).await.map_err(|error| match error.kind() {
+        // Recovery asks for what is not there as a matter of routine: a statement, not a complaint.
+        ErrorKind::NotFound => error,
+        _ => error.context(doing()),
+    })?;
     disk::publish(&request.destination, &content)
 }
 
@@ -53,7 +57,7 @@ async fn fetch(archive: &Archive, name: &WalFileName, expected: Compression) -> 
     }
     let candidates = list_candidates(archive, name).await?;
     let Some(best) = choose(candidates) else {
-        return Err(Error::new(ErrorKind::NotFound, "it is not in the archive"));
+        return Err(Error::new(ErrorKind::NotFound, format!("WAL file \"{name}\" is not in the archive")));
     };
     // The listing saw it, so a miss now is a contradiction and no proof of absence.
     read_checked(archive, name, &best).await.map_err(|error| match error.kind() {
