@@ -24,7 +24,7 @@ main() {
     start_cluster
     step "take a base backup while pgbench runs (scale $SCALE)"
     pg pgbench -q -i -s "$SCALE" postgres >"$DEMO/log/pgbench-init" 2>&1
-    pg pgbench -n -c 2 -T 8 postgres >"$DEMO/log/pgbench" 2>&1 &
+    pg pgbench -n -c 2 -T 6 postgres >"$DEMO/log/pgbench" 2>&1 &
     local load=$!
     barback backup --fast --name demo
     wait "$load"
