@@ -23,6 +23,7 @@ pub struct ClusterOptions {
     name: String,
     wal_segment_mb: u32,
     data_checksums: bool,
+    initdb_args: Vec<String>,
     settings: Vec<(String, String)>,
     env: Vec<(String, String)>,
 }
@@ -50,7 +51,14 @@ pub enum Checked {
 impl Default for ClusterOptions {
     /// A cluster in the directory `data`: 16 MB segments, data checksums, a small server that never calls fsync.
     fn default() -> Self {
-        Self { name: "data".into(), wal_segment_mb: 16, data_checksums: true, settings: Vec::new(), env: Vec::new() }
+        Self {
+            name: "data".into(),
+            wal_segment_mb: 16,
+            data_checksums: true,
+            initdb_args: Vec::new(),
+            settings: Vec::new(),
+            env: Vec::new(),
+        }
     }
 }
 
@@ -73,6 +81,13 @@ impl ClusterOptions {
     #[must_use]
     pub fn data_checksums(mut self, on: bool) -> Self {
         self.data_checksums = on;
+        self
+    }
+
+    /// One more argument of initdb, such as `--allow-group-access`.
+    #[must_use]
+    pub fn initdb_arg(mut self, arg: impl Into<String>) -> Self {
+        self.initdb_args.push(arg.into());
         self
     }
 
@@ -101,12 +116,13 @@ impl ClusterOptions {
 impl Cluster {
     /// A new, stopped cluster, superuser `postgres` without password.
     pub fn init(dir: &TestDir, version: &PgVersion, options: ClusterOptions) -> Self {
-        let ClusterOptions { name, wal_segment_mb, data_checksums, settings, env } = options;
+        let ClusterOptions { name, wal_segment_mb, data_checksums, initdb_args, settings, env } = options;
         let cluster = Self::at(dir, &dir.join(name), version, env);
         let mut initdb = version
             .run("initdb")
             .args(["-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C"])
             .arg(format!("--wal-segsize={wal_segment_mb}"))
+            .args(&initdb_args)
             .arg("-D")
             .arg(&cluster.data);
         if data_checksums {

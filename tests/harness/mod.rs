@@ -34,6 +34,7 @@
     reason = "a helper of tests fails the test that called it"
 )]
 
+mod backups;
 mod cluster;
 mod directory;
 mod minio;
@@ -42,8 +43,12 @@ mod process;
 mod s3_server;
 mod skip;
 
+pub use backups::{
+    StoreEnv, backup_run, check_pgbench, files_named, id_of, list_backups, on_disk, on_s3, restore_copy,
+    running_cluster, start_copy, take_backup,
+};
 pub use cluster::{Checked, Cluster, ClusterOptions};
-pub use directory::TestDir;
+pub use directory::{TestDir, give_away};
 pub use minio::Minio;
 pub use postgres::{PgVersion, Postgres, for_each_version};
 pub use process::{Finished, Run, Running, barback, barback_binary};
