@@ -12,7 +12,7 @@ use crate::codec::tar::Attributes;
 use crate::commands::archive::{Archive, WalCompression};
 use crate::commands::copy::{Copy, LastFile, Manifest, Source};
 use crate::commands::interrupt::Interrupt;
-use crate::commands::part_upload::{PARTS_IN_MEMORY, RateLimit};
+use crate::commands::part_upload::{PARTS_IN_MEMORY, RateLimit, UploadLimits};
 use crate::commands::progress::Progress;
 use crate::commands::wal_presence::{NeededWal, WalShipped, pg_wal_of};
 use crate::domain::backup::{Backup, BackupId, BackupName, BackupStatus, CopyStats};
@@ -217,7 +217,12 @@ impl Run<'_> {
         let shared = Arc::clone(copy);
         let mut working = tokio::task::spawn_blocking(move || work(&shared));
         let trouble = tokio::select! {
-            outcome = &mut working => return outcome.map_err(|error| worker_died(&error))?,
+            outcome = &mut working => {
+                let outcome = outcome.map_err(|error| worker_died(&error))?;
+                // A worker may hear of a signal before we do, and can say less about it.
+                let interrupted = |error: &Error| error.kind() == ErrorKind::Interrupted;
+                return if outcome.as_ref().is_err_and(interrupted) { interrupt.check().and(outcome) } else { outcome };
+            }
             stopped = interrupt.signalled() => stopped,
             lost = keep_alive(self.session) => lost.context("lost the session that must stop the backup"),
         };
@@ -243,12 +248,15 @@ impl Run<'_> {
             jobs: self.request.jobs,
             compression: self.request.compression,
             level: self.request.level,
-            part_size_bytes: self.request.part_size_bytes,
+            limits: UploadLimits {
+                part_size_bytes: self.request.part_size_bytes,
+                rate: RateLimit::new(self.request.max_rate_bytes_per_s),
+                interrupt: interrupt.clone(),
+            },
             tar_size_bytes: TAR_SIZE_BYTES.max(share),
-            rate: RateLimit::new(self.request.max_rate_bytes_per_s),
             interrupt: interrupt.clone(),
             progress: Arc::clone(&self.progress),
-            manifest: Mutex::new(Manifest::begin(writer, &runtime, self.archive, id)?),
+            manifest: Mutex::new(Manifest::begin(writer, &runtime, self.archive, id, interrupt)?),
             runtime,
         })
     }
@@ -446,11 +454,17 @@ async fn close(session: Session) {
 }
 
 async fn keep_alive(session: &Session) -> Error {
-    loop {
-        tokio::time::sleep(KEEP_ALIVE_EVERY).await;
-        if let Err(error) = session.ping().await {
-            return error;
+    let pinging = async {
+        loop {
+            tokio::time::sleep(KEEP_ALIVE_EVERY).await;
+            if let Err(error) = session.ping().await {
+                return error;
+            }
         }
+    };
+    tokio::select! {
+        error = session.lost() => error,
+        error = pinging => error,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::codec::local_failure;
 use crate::codec::tar::{Attributes, TarWriter};
 use crate::commands::archive::Archive;
 use crate::commands::interrupt::Interrupt;
-use crate::commands::part_upload::{PartUpload, RateLimit};
+use crate::commands::part_upload::{PartUpload, RateLimit, UploadLimits};
 use crate::commands::progress::Progress;
 use crate::domain::backup::BackupId;
 use crate::domain::compression::Compression;
@@ -51,10 +51,9 @@ pub(crate) struct Copy {
     pub(crate) jobs: usize,
     pub(crate) compression: Compression,
     pub(crate) level: Option<i32>,
-    pub(crate) part_size_bytes: usize,
+    pub(crate) limits: UploadLimits,
     /// A tar that has taken this much content is closed, and the next one begun.
     pub(crate) tar_size_bytes: u64,
-    pub(crate) rate: RateLimit,
     pub(crate) interrupt: Interrupt,
     pub(crate) progress: Arc<Progress>,
     pub(crate) runtime: Handle,
@@ -158,7 +157,7 @@ impl Copy {
         let family = self.sources[source].family;
         let number = self.numbers[source].fetch_add(1, Ordering::Relaxed);
         let key = self.archive.prefix.part(&self.id, &family, number, self.compression);
-        let upload = PartUpload::begin(&self.runtime, &self.archive.store, key, self.part_size_bytes, &self.rate);
+        let upload = PartUpload::begin(&self.runtime, &self.archive.store, key, self.limits.clone());
         let encoder = compression::encoder(self.compression, self.level, upload)?;
         Ok(OpenTar {
             source,
@@ -210,7 +209,8 @@ impl OpenTar {
                 };
                 // What grows from here on is WAL's to repeat; the size is that of the file we opened.
                 let size = file.metadata().map_err(unreadable)?.len();
-                self.file(copy, &Member { path: &entry.path, attributes, size }, &mut file)
+                let mut content = Interruptible { content: &mut file, interrupt: &copy.interrupt };
+                self.file(copy, &Member { path: &entry.path, attributes, size }, &mut content)
                     .map_err(|error| error.context(format!("could not back up \"{}\"", entry.source.display())))
             }
         }
@@ -249,6 +249,19 @@ impl OpenTar {
     }
 }
 
+/// A file that is read only until somebody says stop: one of a gigabyte may take minutes.
+struct Interruptible<'a> {
+    content: &'a mut File,
+    interrupt: &'a Interrupt,
+}
+
+impl Read for Interruptible<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.interrupt.check().map_err(std::io::Error::other)?;
+        self.content.read(buffer)
+    }
+}
+
 /// The `backup_manifest`, uploaded while files are still being copied: it grows with their number, memory does not.
 pub(crate) struct Manifest {
     writer: Option<ManifestWriter>,
@@ -257,9 +270,17 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    pub(crate) fn begin(writer: ManifestWriter, runtime: &Handle, archive: &Archive, id: &BackupId) -> Result<Self> {
+    pub(crate) fn begin(
+        writer: ManifestWriter,
+        runtime: &Handle,
+        archive: &Archive,
+        id: &BackupId,
+        interrupt: &Interrupt,
+    ) -> Result<Self> {
         let key = archive.prefix.backup_manifest(id);
-        let upload = PartUpload::begin(runtime, &archive.store, key, MANIFEST_PART_BYTES, &RateLimit::default());
+        let (part_size_bytes, interrupt) = (MANIFEST_PART_BYTES, interrupt.clone());
+        let limits = UploadLimits { part_size_bytes, rate: RateLimit::default(), interrupt };
+        let upload = PartUpload::begin(runtime, &archive.store, key, limits);
         let encoder = compression::encoder(MANIFEST_COMPRESSION, None, upload)?;
         Ok(Self { writer: Some(writer), encoder: Some(encoder), content_bytes: 0 })
     }

@@ -1,7 +1,6 @@
 //! SIGINT and SIGTERM as something a long command can ask about and wait for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -11,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// A shared "stop now": set by a signal, or by the first worker that fails.
 #[derive(Debug, Clone)]
 pub struct Interrupt {
-    stop: Arc<AtomicBool>,
+    stop: Arc<watch::Sender<bool>>,
     signal: watch::Receiver<Option<&'static str>>,
 }
 
@@ -24,7 +23,7 @@ impl Interrupt {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let (sender, receiver) = watch::channel(None);
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(watch::Sender::new(false));
         let stopping = Arc::clone(&stop);
         tokio::spawn(async move {
             let name = tokio::select! {
@@ -32,9 +31,9 @@ impl Interrupt {
                 _ = terminate.recv() => "SIGTERM",
                 () = sender.closed() => return,
             };
-            stopping.store(true, Ordering::Relaxed);
             // Nobody listens any more when the command is already over.
             let _ = sender.send(Some(name));
+            stopping.send_replace(true);
             sender.closed().await;
         });
         Ok(Self { stop, signal: receiver })
@@ -42,15 +41,21 @@ impl Interrupt {
 
     /// Tells every worker to stop.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
     }
 
-    /// An error once somebody said stop; cheap enough to ask before every file.
+    /// An error once somebody said stop; cheap enough to ask at every read of a file.
     pub fn check(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) {
+        if *self.stop.borrow() {
             return Err(self.error());
         }
         Ok(())
+    }
+
+    /// Waits until somebody said stop.
+    pub async fn stopped(&self) {
+        // The sender is ours, so waiting cannot fail.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
     }
 
     /// Waits for a signal.

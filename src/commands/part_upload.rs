@@ -4,14 +4,16 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::codec::digest::{Sha256, Sha256Builder};
 use crate::codec::local_failure;
+use crate::commands::interrupt::Interrupt;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Metadata, Store, Upload};
 
@@ -24,6 +26,15 @@ const PARTS_QUEUED: usize = 1;
 /// How many parts one open object may hold in memory: in flight, queued, and the one being filled. The memory of a
 /// backup is this × part size × (jobs + 1), and the codecs' own.
 pub const PARTS_IN_MEMORY: usize = PARTS_IN_FLIGHT + PARTS_QUEUED + 1;
+
+/// How long an upload that is given up waits for the parts that are on their way.
+const LAST_PARTS_MAY_TAKE: Duration = Duration::from_secs(5);
+
+/// A rate limit sleeps no longer than this before it asks whether to stop.
+const LONGEST_NAP: Duration = Duration::from_millis(200);
+
+/// Parts on their way.
+type Sending = FuturesUnordered<BoxFuture<'static, Result<()>>>;
 
 /// What is known about an uploaded object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +57,18 @@ pub struct PartUpload {
     digest: Sha256Builder,
     bytes: u64,
     rate: RateLimit,
+    interrupt: Interrupt,
+}
+
+/// What bounds an upload.
+#[derive(Debug, Clone)]
+pub struct UploadLimits {
+    /// The size of one part of it.
+    pub part_size_bytes: usize,
+    /// How fast it may go.
+    pub rate: RateLimit,
+    /// When this says stop, the upload is given up, at whatever point it is.
+    pub interrupt: Interrupt,
 }
 
 #[derive(Debug)]
@@ -56,9 +79,10 @@ enum Piece {
 
 impl PartUpload {
     /// Begins an object; the upload runs as a task of `runtime`, which must be a multi-threaded one.
-    pub fn begin(runtime: &Handle, store: &Store, key: String, part_size_bytes: usize, rate: &RateLimit) -> Self {
+    pub fn begin(runtime: &Handle, store: &Store, key: String, limits: UploadLimits) -> Self {
+        let UploadLimits { part_size_bytes, rate, interrupt } = limits;
         let (queue, pieces) = mpsc::channel(PARTS_QUEUED);
-        let uploader = runtime.spawn(upload(store.clone(), key, pieces));
+        let uploader = runtime.spawn(upload(store.clone(), key, pieces, interrupt.clone()));
         Self {
             buffer: Vec::with_capacity(part_size_bytes),
             part_size_bytes,
@@ -67,7 +91,8 @@ impl PartUpload {
             runtime: runtime.clone(),
             digest: Sha256Builder::new(),
             bytes: 0,
-            rate: rate.clone(),
+            rate,
+            interrupt,
         }
     }
 
@@ -84,8 +109,7 @@ impl PartUpload {
         let Some(uploader) = self.uploader.take() else {
             return Err(Error::new(ErrorKind::Bug, "an upload was waited for twice"));
         };
-        self.runtime
-            .block_on(uploader)
+        wait_for(&self.runtime, uploader)
             .map_err(|error| Error::new(ErrorKind::Bug, format!("an upload task failed: {error}")))?
     }
 
@@ -94,7 +118,7 @@ impl PartUpload {
             return Ok(());
         }
         let part = std::mem::replace(&mut self.buffer, Vec::with_capacity(self.part_size_bytes));
-        self.rate.wait_for(part.len());
+        self.rate.wait_for(part.len(), &self.interrupt).map_err(io::Error::other)?;
         self.send(Piece::Part(part.into()))
     }
 
@@ -131,29 +155,53 @@ impl Drop for PartUpload {
     fn drop(&mut self) {
         self.queue = None;
         if let Some(uploader) = self.uploader.take() {
-            let outcome = self.runtime.block_on(uploader);
+            let outcome = wait_for(&self.runtime, uploader);
             tracing::debug!("an unfinished upload was given up: {outcome:?}");
         }
     }
 }
 
+/// Waits for a task on a blocking thread, and on one of the runtime's own too: an error's way out drops uploads anywhere.
+fn wait_for<T>(runtime: &Handle, task: JoinHandle<T>) -> std::result::Result<T, tokio::task::JoinError> {
+    tokio::task::block_in_place(|| runtime.block_on(task))
+}
+
 /// Uploads the pieces: in one request when there is but one part, in parts otherwise.
-async fn upload(store: Store, key: String, mut pieces: mpsc::Receiver<Piece>) -> Result<()> {
+async fn upload(store: Store, key: String, mut pieces: mpsc::Receiver<Piece>, interrupt: Interrupt) -> Result<()> {
+    let metadata = Metadata::new();
+    let put = async |content: Vec<u8>| {
+        tokio::select! {
+            put = store.put(&key, content, &metadata) => put,
+            () = interrupt.stopped() => Err(given_up(&key)),
+        }
+    };
     let first = match pieces.recv().await {
         Some(Piece::Part(part)) => part,
-        Some(Piece::End) => return store.put(&key, Vec::new(), &Metadata::new()).await,
+        Some(Piece::End) => return put(Vec::new()).await,
         None => return Err(given_up(&key)),
     };
     let second = match pieces.recv().await {
         Some(Piece::Part(part)) => part,
-        Some(Piece::End) => return store.put(&key, first.into(), &Metadata::new()).await,
+        Some(Piece::End) => return put(first.into()).await,
         None => return Err(given_up(&key)),
     };
     let mut parts = store.begin_upload(&key).await?;
-    let sent = send_parts(&mut parts, [first, second], &key, pieces).await;
+    let mut sending = Sending::new();
+    let sent = tokio::select! {
+        sent = send_parts(&mut parts, &mut sending, [first, second], &key, pieces) => sent,
+        () = interrupt.stopped() => Err(given_up(&key)),
+    };
     let outcome = match sent {
         Ok(()) => parts.complete().await,
-        Err(error) => Err(error),
+        Err(error) => {
+            // A part that lands after the abort would stay in the store, and be paid for.
+            let landed = async { while sending.next().await.is_some() {} };
+            if tokio::time::timeout(LAST_PARTS_MAY_TAKE, landed).await.is_err() {
+                tracing::debug!("parts of object \"{key}\" are still on their way");
+            }
+            drop(sending);
+            Err(error)
+        }
     };
     if outcome.is_err()
         && let Err(error) = parts.abort().await
@@ -163,10 +211,15 @@ async fn upload(store: Store, key: String, mut pieces: mpsc::Receiver<Piece>) ->
     outcome
 }
 
-async fn send_parts(parts: &mut Upload, first: [Bytes; 2], key: &str, mut pieces: mpsc::Receiver<Piece>) -> Result<()> {
-    let mut sending = FuturesUnordered::new();
+async fn send_parts(
+    parts: &mut Upload,
+    sending: &mut Sending,
+    first: [Bytes; 2],
+    key: &str,
+    mut pieces: mpsc::Receiver<Piece>,
+) -> Result<()> {
     for part in first {
-        sending.push(parts.send_part(part));
+        sending.push(parts.send_part(part).boxed());
     }
     loop {
         if sending.len() >= PARTS_IN_FLIGHT {
@@ -177,7 +230,7 @@ async fn send_parts(parts: &mut Upload, first: [Bytes; 2], key: &str, mut pieces
         }
         tokio::select! {
             piece = pieces.recv() => match piece {
-                Some(Piece::Part(part)) => sending.push(parts.send_part(part)),
+                Some(Piece::Part(part)) => sending.push(parts.send_part(part).boxed()),
                 Some(Piece::End) => break,
                 None => return Err(given_up(key)),
             },
@@ -209,9 +262,9 @@ impl RateLimit {
         Self { bytes_per_s, ..Self::default() }
     }
 
-    /// Sleeps until `bytes` more may be sent.
-    fn wait_for(&self, bytes: usize) {
-        let Some(rate) = self.bytes_per_s.filter(|rate| *rate > 0) else { return };
+    /// Sleeps until `bytes` more may be sent; the error says that nothing more is to be sent.
+    fn wait_for(&self, bytes: usize, interrupt: &Interrupt) -> Result<()> {
+        let Some(rate) = self.bytes_per_s.filter(|rate| *rate > 0) else { return Ok(()) };
         #[allow(clippy::cast_precision_loss, reason = "a rate limit needs no more than 53 bits")]
         let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);
         let now = Instant::now();
@@ -221,6 +274,13 @@ impl RateLimit {
             *free_at = Some(begins + takes);
             begins
         };
-        std::thread::sleep(begins - now);
+        loop {
+            interrupt.check()?;
+            let left = begins.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(LONGEST_NAP));
+        }
     }
 }

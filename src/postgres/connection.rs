@@ -3,9 +3,10 @@
 use std::error::Error as _;
 use std::future::Future;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
@@ -30,7 +31,7 @@ pub struct Session {
     client: Client,
     connection: JoinHandle<()>,
     /// Why the connection ended, once it has.
-    lost: Arc<OnceLock<String>>,
+    lost: Arc<SetOnce<String>>,
     endpoint: String,
     user: String,
     version: ServerVersion,
@@ -52,7 +53,7 @@ impl Session {
     where
         C: Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
     {
-        let lost = Arc::new(OnceLock::new());
+        let lost = Arc::new(SetOnce::new());
         let connection = watch(connection, Arc::clone(&lost));
         let version = ServerVersion(0);
         let mut session = Self { client, connection, lost, endpoint, user, version, backend_pid: 0 };
@@ -88,6 +89,11 @@ impl Session {
     pub async fn ping(&self) -> Result<()> {
         self.rows("reach PostgreSQL", "SELECT 1", &[], QUICK).await?;
         Ok(())
+    }
+
+    /// Waits until the session is gone, if ever, and says why: a server that shuts down is noticed at once.
+    pub async fn lost(&self) -> Error {
+        local(format!("the connection was lost: {}", self.lost.wait().await))
     }
 
     /// Ends the session, and with it a base backup or temporary slot it may hold; waits until the server was told.
@@ -239,7 +245,7 @@ pub(super) fn local(message: impl Into<String>) -> Error {
 }
 
 /// Drives the connection until it ends, and keeps the reason for whoever asks next.
-fn watch<C>(connection: C, lost: Arc<OnceLock<String>>) -> JoinHandle<()>
+fn watch<C>(connection: C, lost: Arc<SetOnce<String>>) -> JoinHandle<()>
 where
     C: Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
 {
