@@ -208,6 +208,10 @@ fn write_file(path: &Path, mode: u32, content: &mut impl Read, buffer: &mut [u8]
         }
         opened => opened.map_err(failed)?,
     };
+    if file_mode(mode) != 0o600 {
+        // Our umask, which keeps what we write to ourselves, would take away what the source gave its group.
+        file.set_permissions(fs::Permissions::from_mode(file_mode(mode))).map_err(failed)?;
+    }
     copy(content, &mut file, buffer, path)
 }
 
