@@ -101,6 +101,7 @@ pub async fn backup(archive: &Archive, request: BackupRequest, progress: Arc<Pro
     let session = Session::connect(&request.conninfo).await?;
     let facts = ServerFacts::read(&session).await?;
     let pgdata = check_data_directory(&request, &facts)?;
+    let configuration = configuration::outside_data_directory(&pgdata, &facts)?;
     hold_wal(&session, &facts).await?;
     progress.phase("start", 0);
     let started = Instant::now();
@@ -110,7 +111,17 @@ pub async fn backup(archive: &Archive, request: BackupRequest, progress: Arc<Pro
         stopped = interrupt.signalled() => return Err(stopped),
     };
     let (id, mut record) = claim_id(archive, &request, &facts, &start).await?;
-    let run = Run { archive, request: &request, session: &session, facts: &facts, pgdata, progress, started, start };
+    let run = Run {
+        archive,
+        request: &request,
+        session: &session,
+        facts: &facts,
+        pgdata,
+        configuration,
+        progress,
+        started,
+        start,
+    };
     match run.to_the_end(&id, &mut record, &mut interrupt).await {
         Ok(done) => {
             close(session).await;
@@ -131,6 +142,8 @@ struct Run<'a> {
     session: &'a Session,
     facts: &'a ServerFacts,
     pgdata: PathBuf,
+    /// Configuration that lies outside the data directory: path in the copy, content.
+    configuration: Vec<(String, Vec<u8>)>,
     progress: Arc<Progress>,
     started: Instant,
     start: BackupStart,
@@ -272,22 +285,21 @@ impl Run<'_> {
             });
         }
         let locations = self.facts.tablespaces.iter().map(|tablespace| PathBuf::from(&tablespace.location)).collect();
+        let replaced = self.configuration.iter().map(|(path, _)| PathBuf::from(path)).collect();
         sources.push(Source {
             family: PartFamily::Data,
-            root: WalkRoot::data_directory(&self.pgdata, self.facts.version, locations),
+            root: WalkRoot::data_directory(&self.pgdata, self.facts.version, locations).without(replaced),
             manifest_prefix: String::new(),
         });
         sources
     }
 
-    /// Configuration that lies outside the data directory, then the control file, the backup label last.
+    /// The configuration from elsewhere, then the control file, the backup label last.
     fn last_files(&self, control: pg_control::ControlFile, stop: &BackupStop) -> Result<Vec<LastFile>> {
         let owner = self.owner()?;
         let file = |path: &str, content: Vec<u8>| LastFile { path: path.to_owned(), content, attributes: owner };
-        let mut files: Vec<LastFile> = configuration::outside_data_directory(&self.pgdata, self.facts)?
-            .into_iter()
-            .map(|(path, content)| file(&path, content))
-            .collect();
+        let mut files: Vec<LastFile> =
+            self.configuration.iter().map(|(path, content)| file(path, content.clone())).collect();
         files.push(file("global/pg_control", control.raw));
         files.push(file("backup_label", stop.label.clone().into_bytes()));
         Ok(files)
