@@ -184,7 +184,7 @@ pub(super) struct BackupOptions {
     /// Start with an immediate checkpoint instead of a spread one
     #[arg(long)]
     pub fast: bool,
-    /// Read at most this much a second, as 50MiB
+    /// Upload at most this much a second, as 50MiB
     #[arg(long, value_name = "SIZE", value_parser = config::max_rate)]
     pub max_rate: Option<u64>,
     /// Size of one upload request, 5MiB to 512MiB [default: 8MiB]

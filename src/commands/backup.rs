@@ -393,7 +393,8 @@ async fn hold_wal(session: &Session, facts: &ServerFacts) -> Result<()> {
         return Ok(());
     }
     if let Err(error) = base_backup::hold_wal(session).await {
-        tracing::warn!("{error}; a long backup may find its first WAL segments recycled, and will say so");
+        let remedy = error.hint().map_or(String::new(), |hint| format!(" ({hint})"));
+        tracing::warn!("{error}{remedy}; a long backup may find its first WAL segments recycled, and will say so");
     }
     Ok(())
 }
