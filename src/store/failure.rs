@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use object_store::client::{HttpError, HttpErrorKind};
+
 use crate::error::{Error, ErrorKind};
 
 /// Longest cause that is quoted: servers answer with whole XML documents.
@@ -27,6 +29,19 @@ pub(super) fn describe(doing: &str, key: &str, error: object_store::Error) -> Er
         _ => root_cause(&error),
     };
     Error::new(kind, format!("could not {doing} \"{key}\": {cause}")).with_source(error)
+}
+
+/// True when the request may have been carried out and only its answer was lost: the connection broke, or it took too
+/// long.
+pub(super) fn answer_was_lost(error: &object_store::Error) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(http) = current.downcast_ref::<HttpError>() {
+            return matches!(http.kind(), HttpErrorKind::Timeout | HttpErrorKind::Interrupted);
+        }
+        cause = current.source();
+    }
+    false
 }
 
 /// True when the cause is a full or broken local file system, which no other store would make better.

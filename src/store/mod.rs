@@ -13,7 +13,7 @@ mod s3;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -66,6 +66,12 @@ const SLOWEST_BYTES_PER_S: u64 = 128 << 10;
 /// What a request may take beside moving its body.
 const REQUEST_OVERHEAD_S: u64 = 30;
 
+/// The pause before a request whose answer was lost is repeated; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// No pause between two tries is longer: the store may be back any moment.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 fn timeout_for(bytes: u64) -> Duration {
     Duration::from_secs(REQUEST_OVERHEAD_S + bytes / SLOWEST_BYTES_PER_S)
 }
@@ -88,6 +94,8 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     place: Place,
     create_only: CreateOnly,
+    /// How long one request may be tried again.
+    retry_timeout: Duration,
     /// Object metadata is an S3 notion: files have none.
     keeps_metadata: bool,
 }
@@ -134,12 +142,14 @@ impl Store {
                 objects: Arc::new(s3::open(bucket, options).await?),
                 place: options.place.clone(),
                 create_only: CreateOnly::of_s3(bucket, options),
+                retry_timeout: Duration::from_secs(options.retry_timeout_s),
                 keeps_metadata: true,
             }),
             Place::Directory(root) => Ok(Self {
                 objects: Arc::new(open_directory(root, options.may_create_directory)?),
                 place: options.place.clone(),
                 create_only: CreateOnly::Honoured,
+                retry_timeout: Duration::from_secs(options.retry_timeout_s),
                 keeps_metadata: false,
             }),
         }
@@ -176,14 +186,26 @@ impl Store {
     }
 
     async fn put_in_mode(&self, key: &str, content: Vec<u8>, metadata: &Metadata, mode: PutMode) -> Result<Put> {
-        let options = PutOptions { mode, attributes: self.attributes(metadata), ..PutOptions::default() };
-        let outcome = self.objects.put_opts(&path_of(key)?, PutPayload::from(content), options).await;
-        match outcome {
-            Ok(_) => Ok(Put::Created),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(Put::AlreadyThere)
+        let payload = PutPayload::from(content);
+        let deadline = Instant::now() + self.retry_timeout;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let options =
+                PutOptions { mode: mode.clone(), attributes: self.attributes(metadata), ..PutOptions::default() };
+            match self.objects.put_opts(&path_of(key)?, payload.clone(), options).await {
+                Ok(_) => return Ok(Put::Created),
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                    return Ok(Put::AlreadyThere);
+                }
+                // The store library repeats a lost request only when a second one would do no harm. It takes a
+                // create-only put for harmful; its callers compare, so that here it is not.
+                Err(error) if failure::answer_was_lost(&error) && Instant::now() + pause < deadline => {
+                    tracing::info!("{}; trying again", failure::describe("write object", key, error));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => return Err(self.not_absent(failure::describe("write object", key, error))),
             }
-            Err(error) => Err(self.not_absent(failure::describe("write object", key, error))),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
-use super::{StoreOptions, failure};
+use super::{FIRST_PAUSE, LONGEST_PAUSE, StoreOptions, failure};
 use crate::disk;
 use crate::error::{Error, Result};
 
@@ -141,11 +141,7 @@ fn client_options(options: &StoreOptions, endpoint: Option<&str>) -> Result<Clie
 }
 
 fn retry(retry_timeout_s: u64) -> RetryConfig {
-    let backoff = BackoffConfig {
-        init_backoff: Duration::from_millis(100),
-        max_backoff: Duration::from_secs(5),
-        ..BackoffConfig::default()
-    };
+    let backoff = BackoffConfig { init_backoff: FIRST_PAUSE, max_backoff: LONGEST_PAUSE, ..BackoffConfig::default() };
     // The time budget ends the retries, not their number.
     RetryConfig { backoff, max_retries: 1000, retry_timeout: Duration::from_secs(retry_timeout_s) }
 }

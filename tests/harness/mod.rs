@@ -42,6 +42,8 @@ mod postgres;
 mod process;
 mod s3_server;
 mod skip;
+mod store;
+mod wal;
 
 pub use backups::{
     StoreEnv, backup_run, check_pgbench, files_named, id_of, list_backups, on_disk, on_s3, restore_copy,
@@ -54,3 +56,5 @@ pub use postgres::{PgVersion, Postgres, for_each_version};
 pub use process::{Finished, Run, Running, barback, barback_binary};
 pub use s3_server::{BUCKET, Fault, S3Server, Seen, block_on, s3_client};
 pub use skip::{servers_are_required, skip};
+pub use store::{Object, TestStore, for_each_store};
+pub use wal::{Filling, SYSTEM_IDENTIFIER, segment};

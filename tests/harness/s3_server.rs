@@ -55,6 +55,8 @@ pub enum Fault {
     Delay(Duration),
     /// The connection closes without an answer; nothing was stored.
     Disconnect,
+    /// It is carried out, and then the connection closes without an answer.
+    LoseAnswer,
 }
 
 type Rule = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;
@@ -260,9 +262,17 @@ async fn answer(
             tokio::time::sleep(delay).await;
             service.call(request).await
         }
-        Some(Fault::Disconnect) => Err(HttpError::new(Box::new(std::io::Error::other("a fault that was asked for")))),
+        Some(Fault::Disconnect) => Err(broken()),
+        Some(Fault::LoseAnswer) => {
+            service.call(request).await?;
+            Err(broken())
+        }
         Some(Fault::Status(status)) => Ok(refuse(request, status).await),
     }
+}
+
+fn broken() -> HttpError {
+    HttpError::new(Box::new(std::io::Error::other("a fault that was asked for")))
 }
 
 fn judge(request: &hyper::Request<Incoming>, shared: &Mutex<Shared>) -> Option<Fault> {
