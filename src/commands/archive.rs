@@ -61,8 +61,13 @@ impl Archive {
         let system_identifier = proof::check(name, &content, history.as_ref())?;
         let digest = Sha256::of(&content);
         let facts = ContentFacts { sha256: digest.to_string(), length: content.len() as u64, system_identifier };
-        let sealed = compression::compress(with.codec, with.level, &content)?;
-        drop(content);
+        let sealed = if with.codec == Compression::None {
+            content
+        } else {
+            let sealed = compression::compress(with.codec, with.level, &content)?;
+            drop(content);
+            sealed
+        };
         let key = format!("{}{}", self.prefix.wal(name), with.codec.suffix());
         match self.store.put_new(&key, sealed, &facts.to_metadata(), &self.prefix.dialect_probe()).await? {
             Put::Created => Ok(Archived::Stored),
