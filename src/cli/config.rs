@@ -118,13 +118,15 @@ impl Layer {
     }
 
     /// What the AWS tools' own variables say; the lowest layer, so that a host's file wins over a login shell's profile.
+    ///
+    /// Beside keys `AWS_PROFILE` is not a profile that was asked for: the AWS tools take the keys.
     pub fn from_aws_env(env: &BTreeMap<String, String>) -> Self {
         let first =
             |names: &[&str]| names.iter().find_map(|name| env.get(*name).filter(|value| !value.is_empty()).cloned());
         Self {
             endpoint_url: first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]),
             region: first(&["AWS_REGION", "AWS_DEFAULT_REGION"]),
-            aws_profile: first(&["AWS_PROFILE"]),
+            aws_profile: first(&["AWS_PROFILE"]).filter(|_| first(&["AWS_ACCESS_KEY_ID"]).is_none()),
             ca_bundle: first(&["AWS_CA_BUNDLE"]).map(PathBuf::from),
             ..Self::default()
         }

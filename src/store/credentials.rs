@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
@@ -26,23 +28,32 @@ pub(super) struct Chain {
 
 impl Chain {
     /// Reads the configuration files; asks no service for credentials yet.
+    ///
+    /// A `profile` that is asked for is the only source, as in the AWS tools: keys that happen to be in the environment
+    /// are another account's. Without one the usual order holds: variables, `AWS_PROFILE` or the default profile,
+    /// services nearby.
     pub(super) async fn load(profile: Option<String>, region: Option<String>) -> Self {
         let client = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .build_https();
-        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(client);
-        if let Some(profile) = profile {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(client.clone());
+        if let Some(profile) = &profile {
             loader = loader.profile_name(profile);
         }
         if let Some(region) = region {
             loader = loader.region(Region::new(region));
         }
         let config = loader.load().await;
-        Self {
-            provider: config.credentials_provider(),
-            region: config.region().map(ToString::to_string),
-            current: Mutex::new(None),
-        }
+        let provider = match profile {
+            None => config.credentials_provider(),
+            Some(profile) => {
+                let around =
+                    ProviderConfig::without_region().with_http_client(client).with_region(config.region().cloned());
+                let only = ProfileFileCredentialsProvider::builder().configure(&around).profile_name(profile).build();
+                Some(SharedCredentialsProvider::new(only))
+            }
+        };
+        Self { provider, region: config.region().map(ToString::to_string), current: Mutex::new(None) }
     }
 
     /// The region the configuration names.

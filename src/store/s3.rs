@@ -149,7 +149,8 @@ fn retry(retry_timeout_s: u64) -> RetryConfig {
 async fn with_region_and_credentials(builder: AmazonS3Builder, options: &StoreOptions) -> Result<AmazonS3Builder> {
     let variable = |name: &str| options.environment.get(name).filter(|value| !value.is_empty());
     let profile = options.aws_profile.as_ref().or_else(|| variable("AWS_PROFILE"));
-    let direct = options.aws_profile.is_none() && DIRECT_CREDENTIALS.iter().any(|name| variable(name).is_some());
+    // With `AWS_PROFILE` beside keys the keys count, but the region is the profile's: the chain knows.
+    let direct = profile.is_none() && DIRECT_CREDENTIALS.iter().any(|name| variable(name).is_some());
     let region =
         options.region.as_ref().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION")).cloned();
     if direct {
@@ -157,7 +158,8 @@ async fn with_region_and_credentials(builder: AmazonS3Builder, options: &StoreOp
     }
     #[cfg(feature = "aws-profiles")]
     {
-        let chain = super::credentials::Chain::load(profile.cloned(), region.clone()).await;
+        // `AWS_PROFILE` is known to the chain itself.
+        let chain = super::credentials::Chain::load(options.aws_profile.clone(), region.clone()).await;
         let region = region.or_else(|| chain.region()).unwrap_or_else(|| DEFAULT_REGION.to_owned());
         Ok(builder.with_region(region).with_credentials(std::sync::Arc::new(chain)))
     }

@@ -16,10 +16,15 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use s3s::access::S3Access;
 use s3s::auth::SimpleAuth;
 use s3s::dto::{CompleteMultipartUploadInput, PutObjectInput};
+use s3s::host::SingleDomain;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpError, HttpResponse, S3Request, S3Result};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio_rustls::TlsAcceptor;
+
+use super::certificate::Certificate;
 
 /// The one bucket of every test server.
 pub const BUCKET: &str = "bkt";
@@ -32,6 +37,7 @@ pub const SECRET_KEY: &str = "testsecret";
 #[derive(Debug)]
 pub struct S3Server {
     address: SocketAddr,
+    scheme: &'static str,
     root: tempfile::TempDir,
     shared: Arc<Mutex<Shared>>,
     runtime: Option<Runtime>,
@@ -44,6 +50,10 @@ pub struct Seen {
     pub method: String,
     /// Path and query as on the wire: `/bkt/pfx/main/wals/...?uploads`.
     pub target: String,
+    /// Its `Host`, or the host of the whole URL that a proxy is given.
+    pub host: String,
+    /// The region it was signed for; empty when it was not signed.
+    pub region: String,
 }
 
 /// What happens to a request instead of an answer.
@@ -59,6 +69,14 @@ pub enum Fault {
     LoseAnswer,
 }
 
+/// How a server differs from one that follows the protocol over plain HTTP.
+#[derive(Default)]
+struct Kind {
+    ignore_create_only: bool,
+    domain: Option<String>,
+    tls: Option<TlsAcceptor>,
+}
+
 type Rule = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;
 
 #[derive(Default)]
@@ -70,27 +88,41 @@ struct Shared {
 impl S3Server {
     /// A server that follows the protocol.
     pub fn start() -> Self {
-        Self::start_with(false)
+        Self::start_with(Kind::default())
     }
 
     /// A server that silently ignores `If-None-Match`, and so overwrites, as Garage does.
     pub fn ignoring_create_only() -> Self {
-        Self::start_with(true)
+        Self::start_with(Kind { ignore_create_only: true, ..Kind::default() })
     }
 
-    fn start_with(ignore_create_only: bool) -> Self {
+    /// A server that takes the bucket from the host's name, `bkt.<domain>`; it can be reached as an HTTP proxy only.
+    pub fn virtual_hosted(domain: &str) -> Self {
+        Self::start_with(Kind { domain: Some(domain.to_owned()), ..Kind::default() })
+    }
+
+    /// A server that speaks TLS with this certificate.
+    pub fn with_tls(certificate: &Certificate) -> Self {
+        Self::start_with(Kind { tls: Some(certificate.acceptor()), ..Kind::default() })
+    }
+
+    fn start_with(kind: Kind) -> Self {
         let root = tempfile::Builder::new().prefix("bb-s3-").tempdir_in("/tmp").unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        builder.set_access(Access { ignore_create_only });
+        builder.set_access(Access { ignore_create_only: kind.ignore_create_only });
+        if let Some(domain) = &kind.domain {
+            builder.set_host(SingleDomain::new(domain).unwrap());
+        }
         let service = builder.build();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let shared = Arc::<Mutex<Shared>>::default();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        runtime.spawn(accept(listener, service, Arc::clone(&shared)));
-        Self { address, root, shared, runtime: Some(runtime) }
+        let scheme = if kind.tls.is_some() { "https" } else { "http" };
+        runtime.spawn(accept(listener, kind.tls, service, Arc::clone(&shared)));
+        Self { address, scheme, root, shared, runtime: Some(runtime) }
     }
 
     /// The variables that lead any S3 client to this server.
@@ -98,9 +130,9 @@ impl S3Server {
         env_for(&self.endpoint())
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or `https:`.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// The directory with the objects as plain files, `bkt/` first; beside it s3s-fs keeps `.bucket-*` files of metadata.
@@ -236,14 +268,28 @@ impl S3Access for Access {
     }
 }
 
-async fn accept(listener: TcpListener, service: S3Service, shared: Arc<Mutex<Shared>>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, service: S3Service, shared: Arc<Mutex<Shared>>) {
     while let Ok((socket, _)) = listener.accept().await {
-        tokio::spawn(serve(socket, service.clone(), Arc::clone(&shared)));
+        let (tls, service, shared) = (tls.clone(), service.clone(), Arc::clone(&shared));
+        tokio::spawn(async move {
+            let _ = socket.set_nodelay(true);
+            match tls {
+                None => serve(socket, service, shared).await,
+                // A client that does not trust us goes away here.
+                Some(tls) => match tls.accept(socket).await {
+                    Ok(socket) => serve(socket, service, shared).await,
+                    Err(_) => (),
+                },
+            }
+        });
     }
 }
 
-async fn serve(socket: TcpStream, service: S3Service, shared: Arc<Mutex<Shared>>) {
-    let _ = socket.set_nodelay(true);
+async fn serve(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: S3Service,
+    shared: Arc<Mutex<Shared>>,
+) {
     let answer = service_fn(move |request| answer(request, service.clone(), Arc::clone(&shared)));
     // A client that goes away in the middle is everyday life, not a failure of the test.
     let _ = Connections::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), answer).await;
@@ -277,7 +323,11 @@ fn broken() -> HttpError {
 
 fn judge(request: &hyper::Request<Incoming>, shared: &Mutex<Shared>) -> Option<Fault> {
     let target = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-    let seen = Seen { method: request.method().to_string(), target };
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let host = request.uri().host().unwrap_or_else(|| header("host")).to_owned();
+    // AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/s3/aws4_request, ...
+    let region = header("authorization").split('/').nth(2).unwrap_or_default().to_owned();
+    let seen = Seen { method: request.method().to_string(), target, host, region };
     let mut shared = shared.lock().expect("no panic happens under this lock");
     shared.seen.push(seen.clone());
     shared.rule.as_mut().and_then(|rule| rule(&seen))
