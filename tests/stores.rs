@@ -144,12 +144,13 @@ fn a_file_that_is_not_what_its_name_says_is_refused_and_nothing_is_stored() {
     let good = segment(SEGMENT, 1, Filling::Compressible, 1);
     let other = segment("00000001000000A5000000FD", 1, Filling::Compressible, 1);
     let timeline = segment("00000002000000A5000000FE", 1, Filling::Compressible, 1);
+    let zeroes = vec![0; 1 << 20];
     let longer = [good.as_slice(), &[0; 8192]].concat();
     let cases: [(&str, &[u8], i32, &str); 12] = [
         (SEGMENT, &good[..good.len() / 2], 4, "524288 bytes long, its header says 1048576"),
         (SEGMENT, &longer, 4, "its header says 1048576"),
         (SEGMENT, b"", 4, "header"),
-        (SEGMENT, &[0; 1 << 20], 4, "magic"),
+        (SEGMENT, &zeroes, 4, "magic"),
         (SEGMENT, &other, 4, "00000001000000A5000000FD"),
         (SEGMENT, &timeline, 4, "00000002000000A5000000FE"),
         ("00000001000000A5000000FE.partial", &other, 4, "00000001000000A5000000FD"),
