@@ -16,7 +16,7 @@ use super::skip::skip;
 pub struct Certificate {
     /// The authority, for `--ca-bundle`.
     pub authority: PathBuf,
-    certificate: PathBuf,
+    chain: PathBuf,
     key: PathBuf,
 }
 
@@ -34,16 +34,12 @@ impl Certificate {
         run("req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 -keyout server.key -out server.csr");
         run("x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 \
              -extfile extensions -out server.pem");
-        Some(Self {
-            authority: dir.join("authority.pem"),
-            certificate: dir.join("server.pem"),
-            key: dir.join("server.key"),
-        })
+        Some(Self { authority: dir.join("authority.pem"), chain: dir.join("server.pem"), key: dir.join("server.key") })
     }
 
     /// What a server shows its clients.
     pub fn acceptor(&self) -> TlsAcceptor {
-        let chain = CertificateDer::pem_file_iter(&self.certificate).unwrap().map(Result::unwrap).collect();
+        let chain = CertificateDer::pem_file_iter(&self.chain).unwrap().map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)

@@ -275,11 +275,12 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, service: S3Serv
             let _ = socket.set_nodelay(true);
             match tls {
                 None => serve(socket, service, shared).await,
-                // A client that does not trust us goes away here.
-                Some(tls) => match tls.accept(socket).await {
-                    Ok(socket) => serve(socket, service, shared).await,
-                    Err(_) => (),
-                },
+                Some(tls) => {
+                    // A client that does not trust us goes away here.
+                    if let Ok(socket) = tls.accept(socket).await {
+                        serve(socket, service, shared).await;
+                    }
+                }
             }
         });
     }
