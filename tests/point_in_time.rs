@@ -1,4 +1,5 @@
 //! Recovery to a moment on real PostgreSQL: every kind of target stops exactly where it was asked to.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
 use std::fmt::Write as _;
 use std::time::Duration;
