@@ -8,6 +8,7 @@ use barback::cli::exit_code::{self, Caller};
 use barback::cli::invocation::{Invocation, LogFormat, Run};
 use barback::cli::progress::Screen;
 use barback::cli::run::{Surroundings, run};
+use barback::cli::zone::Zone;
 use barback::cli::{log, native, output};
 use barback::error::Result;
 
@@ -21,8 +22,7 @@ fn main() -> ExitCode {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let local = *chrono::Local::now().offset();
-    match native::parse(std::env::args_os().collect(), &environment, local) {
+    match native::parse(std::env::args_os().collect(), &environment, Zone::Host) {
         Ok(Invocation::Run(invocation)) => {
             let (caller, format) = (invocation.command.caller(), invocation.settings.log.format);
             end(start(*invocation, &environment), caller, format)

@@ -6,7 +6,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chrono::FixedOffset;
 use clap::{CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 
@@ -17,6 +16,7 @@ use super::invocation::{
     StoreSettings, WalArchiveArgs, WalRestoreArgs,
 };
 use super::native_grammar::{Cli, GlobalOptions, RestoreOptions, Words};
+use super::zone::Zone;
 use super::{log, output};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -43,7 +43,7 @@ const MAX_DEFAULT_RESTORE_JOBS: usize = 8;
 pub fn parse(
     argv: Vec<OsString>,
     env: &BTreeMap<String, String>,
-    local: FixedOffset,
+    local: Zone,
 ) -> std::result::Result<Invocation, Exit> {
     parse_with(argv, env, local, Path::new(DEFAULT_PATH))
 }
@@ -51,7 +51,7 @@ pub fn parse(
 fn parse_with(
     argv: Vec<OsString>,
     env: &BTreeMap<String, String>,
-    local: FixedOffset,
+    local: Zone,
     default_config: &Path,
 ) -> std::result::Result<Invocation, Exit> {
     let likely = likely_caller(&argv);
@@ -117,12 +117,7 @@ fn likely_caller(argv: &[OsString]) -> Caller {
     if argv.iter().any(|word| word == "wal-restore") { Caller::Recovery } else { Caller::Anyone }
 }
 
-fn invocation(
-    cli: Cli,
-    env: &BTreeMap<String, String>,
-    local: FixedOffset,
-    default_config: &Path,
-) -> Result<Invocation> {
+fn invocation(cli: Cli, env: &BTreeMap<String, String>, local: Zone, default_config: &Path) -> Result<Invocation> {
     let flags = cli.layer()?;
     let said = flags.or(Layer::from_env(env)?);
     let run = match cli.command {
@@ -229,7 +224,7 @@ fn hand_on(store: &StoreSettings, config: Option<&Path>, only_in_file: impl Fn(S
     words
 }
 
-fn command(words: Words, merged: Layer, local: FixedOffset) -> Result<Command> {
+fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
     Ok(match words {
         Words::WalArchive(options) => Command::WalArchive(WalArchiveArgs { path: options.path }),
         Words::WalRestore(options) => {
@@ -255,7 +250,7 @@ fn command(words: Words, merged: Layer, local: FixedOffset) -> Result<Command> {
     })
 }
 
-fn restore_args(options: RestoreOptions, jobs: Option<usize>, local: FixedOffset) -> Result<RestoreArgs> {
+fn restore_args(options: RestoreOptions, jobs: Option<usize>, local: Zone) -> Result<RestoreArgs> {
     let mut tablespaces = BTreeMap::new();
     for (name, directory) in options.tablespaces {
         if tablespaces.insert(name.clone(), absolute(&directory)?).is_some() {

@@ -5,13 +5,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::FixedOffset;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::config::{self, CompressionLayer, Layer};
 use super::invocation::{AddressingStyle, LogFormat, OutputFormat};
 use super::native::absolute;
+use super::zone::Zone;
 use crate::domain::backup::BackupName;
 use crate::domain::compression::Compression;
 use crate::domain::lsn::Lsn;
@@ -255,9 +255,9 @@ pub(super) struct TargetOptions {
 }
 
 impl TargetOptions {
-    pub fn request(self, local: FixedOffset) -> Result<TargetRequest> {
+    pub fn request(self, local: Zone) -> Result<TargetRequest> {
         let target = if let Some(text) = self.target_time {
-            RecoveryTarget::Time(parse_target_time(&text, local)?)
+            RecoveryTarget::Time(parse_target_time(&text, |written| local.offset_at(written))?)
         } else if let Some(lsn) = self.target_lsn {
             RecoveryTarget::Lsn(lsn)
         } else if let Some(xid) = self.target_xid {

@@ -1,6 +1,6 @@
 //! Times as people read them: in UTC, and in the local zone where it differs.
 
-use chrono::{DateTime, FixedOffset, Local, TimeZone, Timelike, Utc};
+use chrono::{DateTime, FixedOffset, Local, NaiveDateTime, Offset, TimeZone, Timelike, Utc};
 
 /// The zone a reader lives in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,20 @@ impl Zone {
         match self {
             Self::Host => time.with_timezone(&Local).fixed_offset(),
             Self::Fixed(offset) => offset.from_utc_datetime(&time.naive_utc()),
+        }
+    }
+
+    /// The offset that a clock on the wall showing `written` has, in summer and in winter; the earlier one in the hour
+    /// that comes twice.
+    #[must_use]
+    pub fn offset_at(self, written: NaiveDateTime) -> FixedOffset {
+        match self {
+            // The hour that is left out in spring has none: what held in UTC's hour of that name is as good a guess.
+            Self::Host => Local
+                .offset_from_local_datetime(&written)
+                .earliest()
+                .map_or_else(|| Local.offset_from_utc_datetime(&written).fix(), |offset| offset.fix()),
+            Self::Fixed(offset) => offset,
         }
     }
 

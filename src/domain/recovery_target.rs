@@ -172,11 +172,14 @@ pub fn postgresql_time(time: &DateTime<Utc>) -> String {
 
 /// Reads RFC 3339 (`2026-06-08T11:32:00.5Z`) or PostgreSQL's form (`2026-06-08 11:32:00+00`).
 ///
-/// The offset (`Z`, `UTC`, `+02`, `+0200`, `+02:00`) is required: `local` only serves to show what the time could
-/// have meant without. Seconds may be left out; fractions go down to microseconds, as PostgreSQL's do.
+/// The offset (`Z`, `UTC`, `+02`, `+0200`, `+02:00`) is required: `local`, this host's offset at a local time, only
+/// serves to show what the time could have meant without. Seconds may be left out; fractions go down to microseconds, as PostgreSQL's do.
 ///
 /// Errors: `Usage` for text of another form, for dates and times that do not exist, for a time without offset.
-pub fn parse_target_time(text: &str, local: FixedOffset) -> Result<DateTime<FixedOffset>> {
+pub fn parse_target_time(
+    text: &str,
+    local: impl FnOnce(NaiveDateTime) -> FixedOffset,
+) -> Result<DateTime<FixedOffset>> {
     let refuse = |why: &str| {
         Error::usage(format!("\"{}\" is not a time: {why}", text.escape_debug()))
             .with_hint("write it like 2026-06-08T11:32:00Z or \"2026-06-08 11:32:00+02\"")
@@ -195,7 +198,7 @@ pub fn parse_target_time(text: &str, local: FixedOffset) -> Result<DateTime<Fixe
         .and_then(|date| date.and_hms_micro_opt(hour, minute, second, micros))
         .ok_or_else(|| refuse("there is no such date or time of day"))?;
     if offset.is_empty() {
-        return Err(without_offset(text, naive, local));
+        return Err(without_offset(text, naive, local(naive)));
     }
     let offset = parse_offset(offset).ok_or_else(|| refuse("its offset is none of Z, UTC, +00, +0000, +00:00"))?;
     offset
@@ -273,12 +276,12 @@ mod tests {
 
     use super::*;
 
-    fn local() -> FixedOffset {
+    fn local(_: NaiveDateTime) -> FixedOffset {
         FixedOffset::east_opt(2 * 3600).unwrap()
     }
 
     fn utc(text: &str) -> String {
-        postgresql_time(&parse_target_time(text, local()).unwrap_or_else(|error| panic!("{text}: {error}")).to_utc())
+        postgresql_time(&parse_target_time(text, local).unwrap_or_else(|error| panic!("{text}: {error}")).to_utc())
     }
 
     fn request(target: RecoveryTarget, inclusive: bool) -> TargetRequest {
@@ -343,7 +346,7 @@ mod tests {
             "2026-06-08 11:32:00\u{2212}02",
             "2026-06-0é 11:32:00+00",
         ] {
-            let error = parse_target_time(text, local()).expect_err(text);
+            let error = parse_target_time(text, local).expect_err(text);
             assert_eq!(error.kind(), crate::error::ErrorKind::Usage, "{text}");
             assert!(!error.to_string().contains("could be"), "{text}: {error}");
         }
@@ -351,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_time_without_offset_is_refused_with_its_three_readings() {
-        let error = parse_target_time("2026-06-08 11:32:00", local()).unwrap_err();
+        let error = parse_target_time("2026-06-08 11:32:00", local).unwrap_err();
         let text = error.to_string();
         for reading in
             ["2026-06-08 11:32:00+00 in UTC", "11:32:00+02:00 in this host's", "09:32:00+00", "timezone setting"]
@@ -364,7 +367,7 @@ mod tests {
     #[test]
     fn only_the_settings_in_use_are_written() {
         let timeline = TimelineId::new(10).unwrap();
-        let time = parse_target_time("2026-06-08T13:32:00.25+02:00", local()).unwrap();
+        let time = parse_target_time("2026-06-08T13:32:00.25+02:00", local).unwrap();
         let lines = |target, inclusive| {
             let settings = request(target, inclusive).settings(timeline);
             settings.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
@@ -416,15 +419,15 @@ mod tests {
         fn every_microsecond_round_trips_in_every_zone(micros in -30_000_000_000_000_000..250_000_000_000_000_000_i64, minutes in -959..=959_i32) {
             let time = DateTime::from_timestamp_micros(micros).unwrap();
             let there = time.with_timezone(&FixedOffset::east_opt(minutes * 60).unwrap());
-            prop_assert_eq!(parse_target_time(&postgresql_time(&time), local()).unwrap().to_utc(), time);
-            prop_assert_eq!(parse_target_time(&there.to_rfc3339(), local()).unwrap().to_utc(), time);
+            prop_assert_eq!(parse_target_time(&postgresql_time(&time), local).unwrap().to_utc(), time);
+            prop_assert_eq!(parse_target_time(&there.to_rfc3339(), local).unwrap().to_utc(), time);
         }
 
         #[test]
         fn no_text_makes_the_reader_panic(text in ".{0,40}", tail in "[-0-9T:.+Z ]{0,40}") {
-            let _ = parse_target_time(&text, local());
-            let _ = parse_target_time(&tail, local());
-            let _ = parse_target_time(&format!("2026-06-08 {tail}"), local());
+            let _ = parse_target_time(&text, local);
+            let _ = parse_target_time(&tail, local);
+            let _ = parse_target_time(&format!("2026-06-08 {tail}"), local);
         }
     }
 }

@@ -10,7 +10,7 @@ const STORE: [(&str, &str); 1] = [("BARBACK_STORE", "file:///backups")];
 fn parse_at(line: &str, env: &[(&str, &str)], config: &Path) -> std::result::Result<Invocation, Exit> {
     let argv = std::iter::once("barback").chain(line.split_whitespace()).map(OsString::from).collect();
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    parse_with(argv, &env, FixedOffset::east_opt(7200).unwrap(), config)
+    parse_with(argv, &env, Zone::Fixed(chrono::FixedOffset::east_opt(7200).unwrap()), config)
 }
 
 fn parse_words(line: &str, env: &[(&str, &str)]) -> std::result::Result<Invocation, Exit> {
