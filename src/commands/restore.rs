@@ -104,19 +104,9 @@ const EMPTY_DIRECTORIES: [&str; 12] = [
     "pg_tblspc",
 ];
 
-/// What must not stand in the copy's `postgresql.conf`: paths of the source, and targets of an earlier recovery, which
-/// PostgreSQL would count as a second target.
-const MISLEADING_SETTINGS: [&str; 9] = [
-    "data_directory",
-    "hba_file",
-    "ident_file",
-    "external_pid_file",
-    "recovery_target",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_xid",
-    "recovery_target_lsn",
-];
+/// What must not stand in the copy's `postgresql.conf`: paths of the source. Settings of an earlier recovery must not
+/// either: a target would count as a second one, and `archive_cleanup_command` would delete from another's archive.
+const MISLEADING_SETTINGS: [&str; 4] = ["data_directory", "hba_file", "ident_file", "external_pid_file"];
 
 /// No configuration file is longer than this.
 const CONFIGURATION_LIMIT_BYTES: u64 = 16 << 20;
@@ -305,8 +295,15 @@ fn put_backup_label(prepared: &PreparedRestore) -> Result<()> {
 fn write_settings(request: &RestoreRequest, prepared: &PreparedRestore) -> Result<()> {
     let directory = &prepared.directory;
     let configuration = directory.join("postgresql.conf");
+    let mut ours = prepared.settings.clone();
     if configuration.is_file() {
         let text = read_configuration(&configuration)?;
+        if request.with_recovery && settings::includes_others(&text) {
+            let others =
+                settings::NO_RECOVERY_SETTINGS.into_iter().filter(|(name, _)| ours.iter().all(|(our, _)| our != name));
+            let others: Vec<_> = others.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            ours.splice(..0, others);
+        }
         let (text, removed) = settings::neutralise(&text, &MISLEADING_SETTINGS);
         if !removed.is_empty() {
             tracing::warn!("commented out in the copy's postgresql.conf: {}", removed.join(", "));
@@ -315,7 +312,7 @@ fn write_settings(request: &RestoreRequest, prepared: &PreparedRestore) -> Resul
     }
     let automatic = directory.join("postgresql.auto.conf");
     let existing = if automatic.is_file() { read_configuration(&automatic)? } else { String::new() };
-    disk::publish(&automatic, settings::auto_conf(&existing, &prepared.settings).as_bytes())?;
+    disk::publish(&automatic, settings::auto_conf(&existing, &ours).as_bytes())?;
     if request.with_recovery {
         disk::publish(&directory.join("recovery.signal"), b"")?;
     }

@@ -16,12 +16,27 @@ pub const RECOVERY_SETTINGS: [&str; 6] = [
     "promote_trigger_file",
 ];
 
+/// What leaves nothing of an earlier recovery in force, wherever it was set: for files that are included.
+///
+/// These must stand before the one target that is wanted, because PostgreSQL assigns settings in the order of their
+/// lines and an empty target after it would be a second one (`assign_recovery_target` and its kin).
+pub const NO_RECOVERY_SETTINGS: [(&str, &str); 8] = [
+    ("recovery_target", ""),
+    ("recovery_target_name", ""),
+    ("recovery_target_time", ""),
+    ("recovery_target_xid", ""),
+    ("recovery_target_lsn", ""),
+    ("recovery_end_command", ""),
+    ("archive_cleanup_command", ""),
+    ("recovery_min_apply_delay", "0"),
+];
+
 /// Put in front of a line to switch it off.
 const SWITCHED_OFF: &str = "# barback: ";
 /// Said above our own settings.
 const HEADLINE: &str = "# Written by barback restore";
 
-/// Switches off every line of `conf_text` that sets one of `names`.
+/// Switches off every line of `conf_text` that sets one of `names` or a setting of an earlier recovery.
 ///
 /// Returns the new text and the lines that were switched off, in their order. All else stays byte for byte.
 #[must_use]
@@ -29,7 +44,9 @@ pub fn neutralise(conf_text: &str, names: &[&str]) -> (String, Vec<String>) {
     let mut text = String::with_capacity(conf_text.len());
     let mut removed = Vec::new();
     for line in conf_text.split_inclusive('\n') {
-        if setting_name(line).is_some_and(|name| names.iter().any(|wanted| name.eq_ignore_ascii_case(wanted))) {
+        let misleads =
+            |name: &str| is_recovery_setting(name) || names.iter().any(|wanted| name.eq_ignore_ascii_case(wanted));
+        if setting_name(line).is_some_and(misleads) {
             text.push_str(SWITCHED_OFF);
             removed.push(line.trim().to_owned());
         }
@@ -71,6 +88,13 @@ pub fn auto_conf(existing: &str, set: &[(String, String)]) -> String {
 pub fn is_recovery_setting(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     RECOVERY_SETTINGS.contains(&name.as_str()) || name.starts_with("recovery_target_")
+}
+
+/// True when `conf_text` includes other files (`include`, `include_if_exists`, `include_dir`).
+#[must_use]
+pub fn includes_others(conf_text: &str) -> bool {
+    let directive = |name: &str| name.get(..7).is_some_and(|begin| begin.eq_ignore_ascii_case("include"));
+    conf_text.lines().filter_map(setting_name).any(directive)
 }
 
 /// The name an active line sets; `None` for blank lines and comments.
@@ -154,6 +178,25 @@ mod tests {
         assert_eq!(text, expected);
         assert_eq!(auto_conf(&text, &set), expected, "a second restore changes nothing");
         assert_eq!(auto_conf("", &[]), "");
+    }
+
+    #[test]
+    fn recovery_settings_are_switched_off_whatever_else_is_asked_for() {
+        let conf =
+            "Archive_Cleanup_Command = 'x'\nrecovery_min_apply_delay = 1h\nrecovery_target_inclusive off\nport = 5";
+        let (text, removed) = neutralise(conf, &[]);
+        assert_eq!(removed.len(), 3, "{text}");
+        assert!(text.ends_with("\nport = 5"), "{text}");
+    }
+
+    #[test]
+    fn an_included_file_is_seen() {
+        for conf in ["include 'a.conf'", "x = 1\n  INCLUDE_DIR='conf.d'", "include_if_exists a.conf"] {
+            assert!(includes_others(conf), "{conf}");
+        }
+        for conf in ["", "#include_dir = 'conf.d'", "x = 'include a'", "# see include"] {
+            assert!(!includes_others(conf), "{conf}");
+        }
     }
 
     #[test]
