@@ -70,7 +70,7 @@ pub struct StoreSettings {
     pub aws_profile: Option<String>,
     /// The bucket's region.
     pub region: Option<String>,
-    /// A PEM file of certificate authorities to trust instead of the system's.
+    /// A PEM file of certificate authorities to trust beside the system's.
     pub ca_bundle: Option<PathBuf>,
     /// For how long a request that fails transiently is repeated.
     pub retry_timeout_s: u64,

@@ -65,13 +65,13 @@ pub(super) struct GlobalOptions {
     /// How S3 URLs name the bucket: auto, path or virtual [default: auto]
     #[arg(long, global = true, value_name = "STYLE", hide_possible_values = true)]
     pub s3_addressing_style: Option<AddressingStyle>,
-    /// Profile in ~/.aws to take credentials from
+    /// Profile in ~/.aws to take credentials from, where no AWS_* variable gives them
     #[arg(long, global = true, value_name = "NAME")]
     pub aws_profile: Option<String>,
     /// Region of the bucket
     #[arg(long, global = true, value_name = "NAME")]
     pub region: Option<String>,
-    /// PEM file of the certificate authorities to trust
+    /// PEM file of certificate authorities to trust beside the system's
     #[arg(long, global = true, value_name = "FILE")]
     pub ca_bundle: Option<PathBuf>,
     /// How long to repeat requests that fail for a passing reason [default: 60]
@@ -212,13 +212,13 @@ pub(super) struct RestoreOptions {
     /// Say what would be done, and touch nothing
     #[arg(long)]
     pub plan: bool,
-    /// Restore the files only: write no recovery settings
+    /// Restore the files only: no recovery target, no recovery.signal
     #[arg(long, conflicts_with_all = ["target", "target_action", "exclusive", "target_timeline"])]
     pub no_recovery: bool,
     /// Where PostgreSQL's programs are, to check that their version fits
     #[arg(long, value_name = "DIR")]
     pub pg_bindir: Option<PathBuf>,
-    /// Leave the copy's archive settings as they were [default: archive_mode = off in the copy]
+    /// Leave archive_mode as it was [default: off in the copy]
     #[arg(long)]
     pub keep_archiving: bool,
     #[command(flatten)]

@@ -237,7 +237,7 @@ impl OpenTar {
     }
 
     fn close(self) -> Result<Part> {
-        let content_bytes = self.tar.bytes_written();
+        let content_bytes = self.tar.bytes_when_finished();
         let uploaded = self.tar.finish()?.finish()?.finish()?;
         Ok(Part {
             name: self.name,

@@ -100,11 +100,15 @@ impl<W: Write> TarWriter<W> {
         self.bytes_written
     }
 
+    /// How long the archive will be when it ends here.
+    pub fn bytes_when_finished(&self) -> u64 {
+        (self.bytes_written + 2 * BLOCK_BYTES as u64).next_multiple_of(RECORD_BYTES as u64)
+    }
+
     /// Ends the archive — two zero blocks, padded to 10240 bytes — and gives the sink back (not flushed).
     pub fn finish(mut self) -> Result<W> {
         self.refuse_if_broken()?;
-        let end = self.bytes_written + 2 * BLOCK_BYTES as u64;
-        let missing = end.next_multiple_of(RECORD_BYTES as u64) - self.bytes_written;
+        let missing = self.bytes_when_finished() - self.bytes_written;
         self.zeros(usize::try_from(missing).unwrap_or(0))?;
         Ok(self.sink)
     }
