@@ -256,8 +256,8 @@ impl Document {
 
     fn script_without(&self, unwanted: &str) -> String {
         let blocks = self.blocks.iter().filter(|block| block.language == "sh" && !block.text.contains(unwanted));
-        let script: String =
-            blocks.map(|block| format!("echo '== {}:{}' >&2\n{}", self.name, block.line, block.text)).collect();
+        let announced = blocks.map(|block| format!("echo '== {}:{}' >&2\n{}", self.name, block.line, block.text));
+        let script = announced.collect::<Vec<_>>().concat();
         assert!(!script.is_empty(), "{} has nothing to run", self.name);
         script
     }
@@ -334,8 +334,7 @@ fn anchor_of(heading: &str) -> String {
 }
 
 fn flags_of_every_command() -> BTreeSet<String> {
-    let commands =
-        ["", "wal-archive", "wal-restore", "backup", "restore", "list", "show", "completions", "version"];
+    let commands = ["", "wal-archive", "wal-restore", "backup", "restore", "list", "show", "completions", "version"];
     let top = barback(&["--help"]).success().stdout;
     for line in top.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty()) {
         let command = line.split_whitespace().next().unwrap();
