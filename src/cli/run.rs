@@ -213,6 +213,8 @@ fn backup_outcome(done: BackupDone) -> BackupOutcome {
         stored_bytes: done.stored_bytes,
         files: done.files,
         duration: done.phases.iter().map(|(_, took)| *took).sum(),
+        wal_segments: done.wal.needed,
+        wal_segments_shipped: done.wal.shipped,
         phases: phases(&done.phases),
     }
 }

@@ -1,7 +1,7 @@
 //! The third way: a base backup of a running cluster.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -191,7 +191,7 @@ impl Run<'_> {
         phases.push(("commit", committing.elapsed()));
         Ok(BackupDone {
             backup: record.clone(),
-            content_bytes: index.parts.iter().map(|part| part.content_bytes).sum(),
+            content_bytes: copy.content_bytes.load(Ordering::Relaxed),
             files: index.parts.iter().map(|part| part.files).sum(),
             stored_bytes: index.parts.iter().map(|part| part.bytes).sum::<u64>() + manifest_bytes,
             parts: index.parts.len(),
@@ -257,6 +257,7 @@ impl Run<'_> {
             archive: self.archive.clone(),
             id: id.clone(),
             numbers: sources.iter().map(|_| AtomicU32::new(0)).collect(),
+            content_bytes: AtomicU64::new(0),
             sources,
             jobs: self.request.jobs,
             compression: self.request.compression,

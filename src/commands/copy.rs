@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,6 +60,8 @@ pub(crate) struct Copy {
     pub(crate) manifest: Mutex<Manifest>,
     /// The next part number of each source.
     pub(crate) numbers: Vec<AtomicU32>,
+    /// Bytes of the files archived so far.
+    pub(crate) content_bytes: AtomicU64,
 }
 
 impl Copy {
@@ -224,6 +226,7 @@ impl OpenTar {
         }
         self.content_bytes += archived.size_bytes;
         self.files += 1;
+        copy.content_bytes.fetch_add(archived.size_bytes, Ordering::Relaxed);
         copy.progress.add_bytes(archived.size_bytes);
         copy.progress.add_files(1);
         let mut full_path = copy.sources[self.source].manifest_prefix.clone().into_bytes();

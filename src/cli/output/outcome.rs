@@ -44,6 +44,10 @@ pub struct BackupOutcome {
     pub begin_lsn: String,
     /// Where the copy is consistent.
     pub end_lsn: String,
+    /// WAL segments in the store that the copy needs.
+    pub wal_segments: usize,
+    /// Of these, those the backup had to ship itself because no archiver had.
+    pub wal_segments_shipped: usize,
     /// What the time went into.
     pub phases: Vec<Phase>,
 }
@@ -91,7 +95,7 @@ pub fn backup_summary(style: Style, outcome: &BackupOutcome) -> String {
         ("size", format!("{} in {} files", human_size(outcome.size_bytes), outcome.files)),
         ("stored", format!("{}{}", human_size(outcome.stored_bytes), ratio(outcome.size_bytes, outcome.stored_bytes))),
         ("took", took(outcome.size_bytes, outcome.duration)),
-        ("WAL", format!("{} to {}", outcome.begin_lsn, outcome.end_lsn)),
+        ("WAL", format!("{} to {}, {}", outcome.begin_lsn, outcome.end_lsn, wal_segments(outcome))),
     ];
     let chart = phases(style, &outcome.phases);
     format!("Backup {}{named} is complete\n\n{}{chart}", outcome.id, fields(2, &entries))
@@ -122,6 +126,17 @@ pub fn restored(out: &mut dyn Write, style: Style, outcome: &RestoreOutcome) -> 
     }
     text.extend(["\nNext: ", &clean(&outcome.next), "\n"]);
     emit(out, text.as_bytes())
+}
+
+fn wal_segments(outcome: &BackupOutcome) -> String {
+    let counted = match outcome.wal_segments {
+        1 => "1 segment".to_owned(),
+        many => format!("{many} segments"),
+    };
+    match outcome.wal_segments_shipped {
+        0 => counted,
+        shipped => format!("{counted}, {shipped} shipped by this backup"),
+    }
 }
 
 fn took(bytes: u64, duration: Duration) -> String {
@@ -197,6 +212,8 @@ mod tests {
             duration: Duration::from_secs(13),
             begin_lsn: "0/2000028".to_owned(),
             end_lsn: "0/2000100".to_owned(),
+            wal_segments: 3,
+            wal_segments_shipped: 1,
             phases: steps(),
         }
     }
@@ -224,6 +241,8 @@ mod tests {
         let document: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(document["schema"], 1);
         assert_eq!(document["backup"]["duration_s"], 13.0);
+        assert_eq!(document["backup"]["wal_segments"], 3);
+        assert_eq!(document["backup"]["wal_segments_shipped"], 1);
         assert_eq!(document["backup"]["phases"][1]["seconds"], 12.0);
     }
 
@@ -237,7 +256,7 @@ Backup 20260608T113200 \"nightly\" is complete
   size    1.5 GiB in 1234 files
   stored  384 MiB, 4.0 times smaller
   took    13.0 s (118 MiB/s)
-  WAL     0/2000028 to 0/2000100
+  WAL     0/2000028 to 0/2000100, 3 segments, 1 shipped by this backup
 
   PHASE           TOOK
   start          1.0 s  ██
