@@ -38,7 +38,10 @@ SCRATCH=""
 new_scratch() {
     [[ -z "$SCRATCH" ]] || rm -rf "$SCRATCH"
     umask 022
-    mkdir -p "$TOOLS" && SCRATCH="$(mktemp -d "$TOOLS/.incoming-XXXXXX")" || { say "could not write to \"$TOOLS\""; return 1; }
+    if ! { mkdir -p "$TOOLS" && SCRATCH="$(mktemp -d "$TOOLS/.incoming-XXXXXX")"; }; then
+        say "could not write to \"$TOOLS\""
+        return 1
+    fi
     trap 'rm -rf "$SCRATCH"' EXIT
 }
 
