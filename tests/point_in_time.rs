@@ -91,6 +91,15 @@ fn up_to(n: usize) -> String {
     text
 }
 
+/// `pg_ctl start` may return before or after a server that ends by itself has ended.
+fn wait_for_end(cluster: &Cluster) {
+    let started = std::time::Instant::now();
+    while cluster.is_running() {
+        assert!(started.elapsed() < PATIENCE, "{}", cluster.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Restores with `target`, promotes, and expects rows 1 to `last`, from the backup `from`, in a copy that does not archive.
 fn expect(site: &Site, name: &str, target: &[&str], (from, last): (&str, usize)) {
     let args = [target, &["--target-action", "promote"]].concat();
@@ -176,17 +185,38 @@ fn the_action_at_the_target_is_the_one_asked_for() {
         paused.stop("fast");
 
         let mut down = site.restore("shutdown", &[&target[..], &["--target-action", "shutdown"]].concat()).cluster;
-        // pg_ctl may see the server before or after its end.
         down.try_start();
-        let started = std::time::Instant::now();
-        while down.is_running() {
-            assert!(started.elapsed() < PATIENCE, "{}", down.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        wait_for_end(&down);
         assert!(down.log().contains("shutdown at recovery target"), "{}", down.log());
         let state = version.run("pg_controldata").arg(down.data()).success().stdout;
         assert!(state.contains("shut down in recovery"), "{state}");
     });
+}
+
+/// What names alone cannot see: PostgreSQL then says that it never came to the target, and does not promote.
+#[test]
+fn a_target_that_recovery_never_meets_ends_it_loudly() {
+    let Some(version) = Postgres::newest() else { return };
+    let site = Site::on_files(&version);
+    let mut primary = site.primary(ClusterOptions::default());
+    let history = History::write(&site, &primary);
+    let sql = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'";
+    let after_all_commits = primary.psql(sql);
+    primary.archive_everything();
+    primary.stop("fast");
+    let in_the_first_backup = history.event(1).xid.as_str();
+    let targets =
+        [["--target-xid", in_the_first_backup], ["--target-name", POINT], ["--target-time", &after_all_commits]];
+    for (name, target) in ["xid", "name", "time"].iter().zip(targets) {
+        let restored = site.restore(name, &[&target[..], &["--target-action", "promote"]].concat());
+        assert_eq!(restored.backup_id, history.second);
+        let mut copy = restored.cluster;
+        copy.try_start();
+        wait_for_end(&copy);
+        let log = copy.log();
+        assert!(log.contains("recovery ended before configured recovery target was reached"), "{target:?}: {log}");
+        assert!(!log.contains("selected new timeline"), "{log}");
+    }
 }
 
 #[test]
