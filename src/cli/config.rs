@@ -11,6 +11,7 @@ use super::invocation::{AddressingStyle, CompressionChoice, LogFormat, OutputFor
 use super::quantity::{human_size, parse_duration, parse_size};
 use crate::domain::compression::Compression;
 use crate::error::{Error, Result};
+use crate::layout::keys::ServerPrefix;
 
 /// Read when no other file is named and it exists.
 pub const DEFAULT_PATH: &str = "/etc/barback.toml";
@@ -358,12 +359,7 @@ fn refuse_user_info(url: &str, what: &str) -> Result<()> {
 
 /// A cluster's name inside the store: one path component.
 pub(super) fn server_name(text: &str) -> Result<String> {
-    if text.is_empty() || text == "." || text == ".." || text.contains('/') || text.chars().any(char::is_control) {
-        return Err(Error::usage(format!(
-            "\"{}\" cannot name a server: it must be one path component",
-            text.escape_debug()
-        )));
-    }
+    ServerPrefix::new("", text)?;
     Ok(text.to_owned())
 }
 
@@ -605,7 +601,7 @@ mod tests {
         for (text, cause) in [
             ("store = \"bucket\"", "not a URL"),
             ("store = [\"s3://a\"]", "must be a string"),
-            ("server = \"a/b\"", "one path component"),
+            ("server = \"a/b\"", "could not use server name"),
             ("output = \"yaml\"", "is not one of text, json"),
             ("endpoint_url = \"minio:9000\"", "is not a URL"),
             ("ca_bundle = \"ca.pem\"", "is not an absolute path"),

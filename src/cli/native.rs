@@ -15,7 +15,7 @@ use super::invocation::{
     AddressingStyle, BackupArgs, Command, Invocation, LogFormat, LogSettings, RestoreArgs, Run, Settings,
     StoreSettings, WalArchiveArgs, WalRestoreArgs,
 };
-use super::native_grammar::{Cli, GlobalOptions, RestoreOptions, Words};
+use super::native_grammar::{Cli, GlobalOptions, RestoreOptions, Words, absolute};
 use super::zone::Zone;
 use super::{log, output};
 use crate::error::{Error, ErrorKind, Result};
@@ -269,12 +269,6 @@ fn restore_args(options: RestoreOptions, jobs: Option<usize>, local: Zone) -> Re
         pg_bindir: options.pg_bindir.as_deref().map(absolute).transpose()?,
         keep_archiving: options.keep_archiving,
     })
-}
-
-/// `path` as seen from every directory; nothing is looked up.
-pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path)
-        .map_err(|error| Error::usage(format!("\"{}\" cannot be used as a path: {error}", path.display())))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 #![expect(clippy::doc_markdown, reason = "these doc comments are help texts, which show back-ticks as they are")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -10,7 +10,6 @@ use clap_complete::Shell;
 
 use super::config::{self, CompressionLayer, Layer};
 use super::invocation::{AddressingStyle, LogFormat, OutputFormat};
-use super::native::absolute;
 use super::zone::Zone;
 use crate::domain::backup::BackupName;
 use crate::domain::compression::Compression;
@@ -18,9 +17,6 @@ use crate::domain::lsn::Lsn;
 use crate::domain::recovery_target::{RecoveryTarget, TargetAction, TargetRequest, TargetTimeline, parse_target_time};
 use crate::domain::segment::WalFileName;
 use crate::error::{Error, Result};
-
-/// PostgreSQL's `MAXFNAMELEN` less one: the longest name of a restore point.
-const MAX_RESTORE_POINT_NAME: usize = 63;
 
 /// Archives PostgreSQL's WAL, takes base backups, and restores a data directory to a chosen moment.
 #[derive(Debug, Parser)]
@@ -238,7 +234,7 @@ pub(super) struct TargetOptions {
     #[arg(long, value_name = "XID", group = "target", value_parser = clap::value_parser!(u64).range(3..))]
     pub target_xid: Option<u64>,
     /// Recover to a point named with pg_create_restore_point()
-    #[arg(long, value_name = "NAME", group = "target", value_parser = restore_point_name)]
+    #[arg(long, value_name = "NAME", group = "target")]
     pub target_name: Option<String>,
     /// Recover only until the copy is consistent
     #[arg(long, group = "target")]
@@ -271,12 +267,14 @@ impl TargetOptions {
         };
         // PostgreSQL pauses at a target unless told otherwise, and promotes at the end of the WAL whatever it was told.
         let action = if target == RecoveryTarget::Latest { TargetAction::Promote } else { TargetAction::Pause };
-        Ok(TargetRequest {
+        let request = TargetRequest {
             target,
             inclusive: !self.exclusive,
             timeline: self.target_timeline.unwrap_or(TargetTimeline::Latest),
             action: self.target_action.unwrap_or(action),
-        })
+        };
+        request.validate()?;
+        Ok(request)
     }
 }
 
@@ -338,9 +336,8 @@ fn tablespace(text: &str) -> Result<(String, PathBuf)> {
     }
 }
 
-fn restore_point_name(text: &str) -> Result<String> {
-    if text.is_empty() || text.len() > MAX_RESTORE_POINT_NAME || text.chars().any(char::is_control) {
-        return Err(Error::usage(format!("a restore point's name has 1 to {MAX_RESTORE_POINT_NAME} bytes")));
-    }
-    Ok(text.to_owned())
+/// `path` as seen from every directory; nothing is looked up.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path)
+        .map_err(|error| Error::usage(format!("\"{}\" cannot be used as a path: {error}", path.display())))
 }
