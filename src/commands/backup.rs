@@ -99,9 +99,11 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 pub async fn backup(archive: &Archive, request: BackupRequest, progress: Arc<Progress>) -> Result<BackupDone> {
     let mut interrupt = Interrupt::listen()?;
     let session = Session::connect(&request.conninfo).await?;
-    let facts = ServerFacts::read(&session).await?;
+    let mut facts = ServerFacts::read(&session).await?;
     let pgdata = check_data_directory(&request, &facts)?;
     let configuration = configuration::outside_data_directory(&pgdata, &facts)?;
+    // Now, so that a tablespace that cannot be read is known before anything is sent.
+    facts.renew_tablespaces(&session, &pgdata).await?;
     hold_wal(&session, &facts).await?;
     progress.phase("start", 0);
     let started = Instant::now();
@@ -110,6 +112,7 @@ pub async fn backup(archive: &Archive, request: BackupRequest, progress: Arc<Pro
         start = base_backup::start(&session, &facts, &label, request.fast) => start?,
         stopped = interrupt.signalled() => return Err(stopped),
     };
+    facts.renew_tablespaces(&session, &pgdata).await?;
     let (id, mut record) = claim_id(archive, &request, &facts, &start).await?;
     let run = Run {
         archive,

@@ -1,6 +1,6 @@
 //! What a running server says about itself: everything a backup must know before it begins.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
@@ -16,6 +16,13 @@ pub const OLDEST_MAJOR_VERSION: u32 = 13;
 
 /// The server itself looks up the size of every file for this; beyond a minute the size is left out.
 const SIZE_LIMIT: Duration = Duration::from_mins(1);
+
+/// How often a tablespace that is being made is looked for in the catalog; a link that is still unknown then was left
+/// behind by a crash.
+const LOOKS_FOR_TABLESPACES: u32 = 20;
+
+/// Between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// A server and its settings at one moment.
 #[derive(Debug, Clone)]
@@ -108,6 +115,37 @@ impl ServerFacts {
         })
     }
 
+    /// Asks anew which tablespaces there are, and looks whether this process finds them where the server does.
+    ///
+    /// To be called when the backup has begun: waiting for its checkpoint may take as long as `checkpoint_timeout`, and
+    /// a tablespace made meanwhile is not made again by replay. `pgdata` is the data directory as this process sees it:
+    /// a link in its `pg_tblspc` that the catalog does not know yet is one being made, and is waited for a moment.
+    ///
+    /// Errors: `Local`, for a tablespace whose directory this process does not see: it would be backed up as empty.
+    pub async fn renew_tablespaces(&mut self, session: &Session, pgdata: &Path) -> Result<()> {
+        for look in 1.. {
+            let links = tablespace_links(pgdata)?;
+            self.tablespaces = read_tablespaces(session).await?;
+            let unknown = links.iter().find(|oid| self.tablespaces.iter().all(|there| there.oid != **oid));
+            let Some(unknown) = unknown else { break };
+            if look == LOOKS_FOR_TABLESPACES {
+                tracing::warn!("link \"pg_tblspc/{unknown}\" is of no tablespace and is left out of the backup");
+                break;
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        let directory = self.tablespace_directory();
+        let hidden = self.tablespaces.iter().find(|there| !Path::new(&there.location).join(&directory).is_dir());
+        hidden.map_or(Ok(()), |there| {
+            let message = format!(
+                "could not find tablespace \"{}\": \"{}\" holds no directory \"{directory}\" here",
+                there.name, there.location
+            );
+            Err(refuse(message)
+                .with_hint("barback reads tablespaces itself: mount them at the paths the server knows them by."))
+        })
+    }
+
     /// True when somebody is set to archive this cluster's WAL: this server, or the primary a standby follows.
     #[must_use]
     pub fn archives_wal(&self) -> bool {
@@ -120,6 +158,20 @@ impl ServerFacts {
     pub fn tablespace_directory(&self) -> String {
         format!("PG_{}_{}", self.version.major(), self.catalog_version)
     }
+}
+
+/// The links in `pg_tblspc`, by OID.
+fn tablespace_links(pgdata: &Path) -> Result<Vec<u32>> {
+    let directory = pgdata.join("pg_tblspc");
+    let failed = |cause| Error::local("read directory", &directory, cause);
+    let mut links = Vec::new();
+    for entry in std::fs::read_dir(&directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        let oid: Option<u32> = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        links.extend(oid.filter(|_| is_link));
+    }
+    Ok(links)
 }
 
 fn refuse(message: String) -> Error {

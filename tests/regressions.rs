@@ -1,0 +1,60 @@
+//! Faults that were found by reading: what once told a lie or lost data, each with the shortest way to it.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a helper of tests fails the test that called it")]
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::{
+    ClusterOptions, Postgres, TestDir, backup_run, list_backups, on_disk, restore_copy, running_cluster, start_copy,
+    take_backup,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a test waits for something to happen in another process.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+#[test]
+fn a_tablespace_made_while_the_backup_waits_for_its_checkpoint_is_in_the_backup() {
+    let Some(version) = Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let env = on_disk(&dir, "store");
+    let cluster = running_cluster(&dir, &version, ClusterOptions::default().wal_segment_mb(1), 0);
+    let location = dir.create_dir("ts");
+    let checkpointer = cluster.psql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'");
+    let checkpointer = Pid::from_raw(checkpointer.parse().unwrap()).unwrap();
+
+    kill_process(checkpointer, Signal::STOP).unwrap();
+    let backup = backup_run(&cluster, &env, &[]).start();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_backup_start%' AND state = 'active' \
+        AND pid <> pg_backend_pid()";
+    cluster.wait_until(waiting, "1", PATIENCE);
+    cluster.psql(&format!("CREATE TABLESPACE late LOCATION '{}'", location.display()));
+    cluster.psql("CREATE TABLE kept TABLESPACE late AS SELECT 42 AS n");
+    kill_process(checkpointer, Signal::CONT).unwrap();
+    backup.wait().expect_code(0);
+
+    let elsewhere = format!("late={}", dir.join("ts-copy").display());
+    let mut copy = restore_copy(&dir, "copy", &version, &env, &["--tablespace", &elsewhere]);
+    start_copy(&mut copy);
+    assert_eq!(copy.psql("SELECT n FROM kept"), "42");
+}
+
+#[test]
+fn a_tablespace_that_is_not_mounted_here_stops_the_backup_before_it_begins() {
+    let Some(version) = Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let env = on_disk(&dir, "store");
+    let cluster = running_cluster(&dir, &version, ClusterOptions::default().wal_segment_mb(1), 0);
+    let location = dir.create_dir("ts");
+    cluster.psql(&format!("CREATE TABLESPACE far LOCATION '{}'", location.display()));
+    // As in a container that has the data directory and not the tablespace: an empty mount point.
+    std::fs::rename(&location, dir.join("ts-away")).unwrap();
+    dir.create_dir("ts");
+    let refused = backup_run(&cluster, &env, &[]).run().expect_code(4);
+    assert!(refused.stderr.contains("could not find tablespace \"far\""), "{}", refused.stderr);
+    assert!(list_backups(&env).is_empty());
+    std::fs::remove_dir(&location).unwrap();
+    std::fs::rename(dir.join("ts-away"), &location).unwrap();
+    take_backup(&cluster, &env, &[]);
+}
