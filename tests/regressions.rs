@@ -6,8 +6,8 @@ mod harness;
 use std::time::Duration;
 
 use harness::{
-    ClusterOptions, Postgres, TestDir, backup_run, list_backups, on_disk, restore_copy, running_cluster, start_copy,
-    take_backup,
+    ClusterOptions, Postgres, TestDir, backup_run, barback, list_backups, on_disk, restore_copy, running_cluster,
+    start_copy, take_backup,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -57,4 +57,24 @@ fn a_tablespace_that_is_not_mounted_here_stops_the_backup_before_it_begins() {
     std::fs::remove_dir(&location).unwrap();
     std::fs::rename(dir.join("ts-away"), &location).unwrap();
     take_backup(&cluster, &env, &[]);
+}
+
+#[test]
+fn a_backup_whose_wal_name_another_cluster_took_is_not_done() {
+    let Some(version) = Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let env = on_disk(&dir, "store");
+    let other = ClusterOptions::default().name("other");
+    let other = running_cluster(&dir, &version, other, 0);
+    let mut last = String::new();
+    for _ in 0..6 {
+        other.psql("SELECT pg_create_restore_point('x')");
+        last = other.psql("SELECT pg_walfile_name(pg_switch_wal())");
+        barback(&["wal-archive"]).arg(other.data().join("pg_wal").join(&last)).envs(&env).success();
+    }
+    let cluster = running_cluster(&dir, &version, ClusterOptions::default(), 0);
+    assert!(cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())") < last, "the names must overlap");
+    let refused = backup_run(&cluster, &env, &[]).run().expect_code(4);
+    assert!(refused.stderr.contains("it is of cluster"), "{}", refused.stderr);
+    assert_eq!(list_backups(&env)[0]["status"], "FAILED");
 }

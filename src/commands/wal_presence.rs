@@ -1,18 +1,20 @@
 //! Making sure that every WAL segment a backup needs is in the store before the backup says so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::commands::archive::{Archive, WalCompression};
+use crate::domain::compression::Compression;
 use crate::domain::lsn::Lsn;
-use crate::domain::segment::{SegmentName, WalFileName};
+use crate::domain::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::manifest::WalRange;
 use crate::postgres::archive_status;
 use crate::postgres::base_backup;
 use crate::postgres::connection::Session;
 use crate::postgres::server::ServerFacts;
+use crate::wal::proof;
 
 /// How long PostgreSQL's own archiver is left alone with the last segments before we ship them ourselves.
 const ARCHIVER_GRACE: Duration = Duration::from_secs(5);
@@ -52,13 +54,20 @@ impl NeededWal<'_> {
     /// Errors: `Local` when the time is up, naming the first missing segment and why it cannot be shipped.
     pub(crate) async fn ensure(&self) -> Result<WalShipped> {
         let begun = Instant::now();
-        let needed = self.segments();
+        let needed = needed_segments(&self.ranges, self.facts.segment_size);
+        // The ends stand for the rest: an archive that another cluster filled holds its WAL in one stretch.
+        let mut to_prove: BTreeSet<SegmentName> = needed.first().into_iter().chain(needed.last()).copied().collect();
         let mut missing = needed.clone();
         let mut shipped = 0;
         let mut nudged = false;
         self.ship_histories().await?;
         loop {
-            self.forget_present(&mut missing).await?;
+            let present = self.forget_present(&mut missing).await?;
+            for (segment, (key, codec)) in &present {
+                if to_prove.remove(segment) {
+                    self.prove_ours(*segment, key, *codec).await?;
+                }
+            }
             if missing.is_empty() {
                 return Ok(WalShipped { needed: needed.len(), shipped });
             }
@@ -66,9 +75,16 @@ impl NeededWal<'_> {
             if alone {
                 let complete_before = base_backup::last_complete_position(self.session, self.facts).await?.complete;
                 for segment in self.shippable(&missing, complete_before) {
-                    self.ship(WalFileName::Segment(segment)).await?;
-                    missing.remove(&segment);
-                    shipped += 1;
+                    match self.ship(WalFileName::Segment(segment)).await {
+                        Ok(()) => {
+                            missing.remove(&segment);
+                            to_prove.remove(&segment);
+                            shipped += 1;
+                        }
+                        // Archived by somebody else and recycled since we looked: the next listing will tell.
+                        Err(error) if !self.is_in_pg_wal(segment) => tracing::debug!("{error}"),
+                        Err(error) => return Err(error),
+                    }
                 }
                 if self.facts.in_recovery && !missing.is_empty() && !nudged {
                     nudged = true;
@@ -84,33 +100,44 @@ impl NeededWal<'_> {
         }
     }
 
-    fn segments(&self) -> BTreeSet<SegmentName> {
-        let size = self.facts.segment_size;
-        let names = self.ranges.iter().flat_map(|range| {
-            let numbers = size.segment_of(range.start)..=size.segment_before(range.end);
-            numbers.map(|number| SegmentName::from_number(range.timeline, number, size))
-        });
-        names.collect()
-    }
-
-    /// Drops from `missing` what the store holds under any suffix: one listing for each directory of segments.
-    async fn forget_present(&self, missing: &mut BTreeSet<SegmentName>) -> Result<()> {
+    /// Drops from `missing` what the store holds under any suffix, and says where: one listing for each directory of
+    /// segments.
+    async fn forget_present(
+        &self,
+        missing: &mut BTreeSet<SegmentName>,
+    ) -> Result<BTreeMap<SegmentName, (String, Compression)>> {
         let directories: BTreeSet<String> = missing.iter().map(|segment| self.directory_of(*segment)).collect();
+        let mut present = BTreeMap::new();
         for directory in directories {
-            let mut present = Vec::new();
             self.archive
                 .store
                 .list(&directory, None, |object| {
-                    if let Some((WalFileName::Segment(segment), _)) = self.archive.prefix.wal_from_key(&object.key) {
-                        present.push(segment);
+                    if let Some((WalFileName::Segment(segment), codec)) = self.archive.prefix.wal_from_key(&object.key)
+                        && missing.remove(&segment)
+                    {
+                        present.insert(segment, (object.key, codec));
                     }
                 })
                 .await?;
-            for segment in present {
-                missing.remove(&segment);
-            }
         }
-        Ok(())
+        Ok(present)
+    }
+
+    /// Reads a segment that the archive already held: its name alone does not say that it is this cluster's.
+    async fn prove_ours(&self, segment: SegmentName, key: &str, codec: Compression) -> Result<()> {
+        let unusable = || format!("could not use WAL object \"{key}\", which the backup needs");
+        let (content, _) = self.archive.read_sealed(key, codec).await.map_err(|error| error.context(unusable()))?;
+        let origin =
+            proof::check(&WalFileName::Segment(segment), &content, None).map_err(|error| error.context(unusable()))?;
+        let ours = self.facts.system_identifier;
+        match origin {
+            Some(theirs) if theirs != ours => {
+                let message = format!("{}: it is of cluster {theirs}, the backup of cluster {ours}", unusable());
+                Err(Error::new(ErrorKind::Mismatch, message)
+                    .with_hint("Two clusters share this archive: give one of them another --server name."))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn directory_of(&self, segment: SegmentName) -> String {
@@ -121,10 +148,13 @@ impl NeededWal<'_> {
 
     fn shippable(&self, missing: &BTreeSet<SegmentName>, complete_before: Lsn) -> Vec<SegmentName> {
         let size = self.facts.segment_size;
-        let is_complete = |segment: &&SegmentName| {
-            segment.next(size).start(size) <= complete_before && self.pg_wal.join(segment.to_string()).is_file()
-        };
+        let is_complete =
+            |segment: &&SegmentName| segment.next(size).start(size) <= complete_before && self.is_in_pg_wal(**segment);
         missing.iter().filter(is_complete).copied().collect()
+    }
+
+    fn is_in_pg_wal(&self, segment: SegmentName) -> bool {
+        self.pg_wal.join(segment.to_string()).is_file()
     }
 
     async fn ship(&self, name: WalFileName) -> Result<()> {
@@ -187,7 +217,54 @@ impl NeededWal<'_> {
     }
 }
 
+/// The segments that replay asks for along `ranges`, each under the name it has in the archive.
+///
+/// The segment in which one range passes over to the next is asked for under the newer timeline, whose copy holds all
+/// that came before; the older timeline's own never becomes complete.
+fn needed_segments(ranges: &[WalRange], size: SegmentSize) -> BTreeSet<SegmentName> {
+    let last = ranges.len().saturating_sub(1);
+    let names = ranges.iter().enumerate().flat_map(|(at, range)| {
+        let end = if at == last { size.segment_before(range.end) + 1 } else { size.segment_of(range.end) };
+        (size.segment_of(range.start)..end).map(|number| SegmentName::from_number(range.timeline, number, size))
+    });
+    names.collect()
+}
+
 /// Where a data directory keeps its WAL.
 pub(crate) fn pg_wal_of(pgdata: &Path) -> PathBuf {
     pgdata.join("pg_wal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::timeline::TimelineId;
+
+    fn needed(ranges: &[(u32, u64, u64)]) -> Vec<String> {
+        let range = |&(timeline, start, end): &(u32, u64, u64)| WalRange {
+            timeline: TimelineId::new(timeline).unwrap(),
+            start: Lsn(start),
+            end: Lsn(end),
+        };
+        let ranges: Vec<WalRange> = ranges.iter().map(range).collect();
+        let size = SegmentSize::new(1 << 20).unwrap();
+        needed_segments(&ranges, size).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_end_on_a_boundary_needs_no_further_segment() {
+        assert_eq!(needed(&[(1, 0x20_0028, 0x30_0000)]), ["000000010000000000000002"]);
+        assert_eq!(needed(&[(1, 0x20_0028, 0x30_0001)]), ["000000010000000000000002", "000000010000000000000003"]);
+    }
+
+    #[test]
+    fn the_segment_of_a_timeline_switch_is_needed_under_the_newer_timeline_only() {
+        let (two, four) = ("000000010000000000000002", "000000020000000000000004");
+        let before = [two, "000000010000000000000003"];
+        assert_eq!(
+            needed(&[(1, 0x20_0028, 0x38_0000), (2, 0x38_0000, 0x48_0000)]),
+            [two, "000000020000000000000003", four]
+        );
+        assert_eq!(needed(&[(1, 0x20_0028, 0x40_0000), (2, 0x40_0000, 0x48_0000)]), [before[0], before[1], four]);
+    }
 }
