@@ -6,8 +6,8 @@ mod harness;
 use std::time::Duration;
 
 use harness::{
-    ClusterOptions, Postgres, TestDir, backup_run, barback, list_backups, on_disk, restore_copy, running_cluster,
-    start_copy, take_backup,
+    ClusterOptions, Fault, Postgres, S3Server, TestDir, backup_run, barback, list_backups, on_disk, on_s3,
+    restore_copy, running_cluster, start_copy, take_backup,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -77,4 +77,32 @@ fn a_backup_whose_wal_name_another_cluster_took_is_not_done() {
     let refused = backup_run(&cluster, &env, &[]).run().expect_code(4);
     assert!(refused.stderr.contains("it is of cluster"), "{}", refused.stderr);
     assert_eq!(list_backups(&env)[0]["status"], "FAILED");
+}
+
+#[test]
+fn a_store_that_is_busy_has_stored_nothing_and_is_asked_again() {
+    let Some(version) = Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let s3 = S3Server::start();
+    let env = on_s3(&s3);
+    let cluster = running_cluster(&dir, &version, ClusterOptions::default().wal_segment_mb(1), 0);
+    // S3's OperationAborted is a 409. The first write of backup.info says STARTED, the second DONE.
+    let busy_writes = |s3: &S3Server, mut busy: usize| {
+        let mut writes = 0;
+        s3.fault_when(move |seen| {
+            writes += usize::from(seen.method == "PUT" && seen.target.contains("backup.info"));
+            let fails = writes > 1 && busy > 0 && seen.method == "PUT";
+            busy -= usize::from(fails);
+            fails.then_some(Fault::Status(409))
+        });
+    };
+    busy_writes(&s3, 2);
+    take_backup(&cluster, &env, &[]);
+    assert_eq!(list_backups(&env)[0]["status"], "DONE");
+
+    busy_writes(&s3, usize::MAX);
+    let failed = backup_run(&cluster, &env, &["--retry-timeout", "1"]).run().expect_code(2);
+    assert!(failed.stderr.contains("409"), "{}", failed.stderr);
+    s3.heal();
+    assert_eq!(list_backups(&env).iter().filter(|backup| backup["status"] == "DONE").count(), 1);
 }

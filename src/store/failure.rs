@@ -17,6 +17,7 @@ pub(super) fn describe(doing: &str, key: &str, error: object_store::Error) -> Er
     use object_store::Error as Failure;
     let kind = match &error {
         Failure::NotFound { .. } => ErrorKind::NotFound,
+        _ if is_busy(&error) => ErrorKind::Unreachable,
         Failure::AlreadyExists { .. } | Failure::Precondition { .. } => ErrorKind::Conflict,
         Failure::PermissionDenied { .. } | Failure::Unauthenticated { .. } => ErrorKind::Denied,
         Failure::InvalidPath { .. } | Failure::UnknownConfigurationKey { .. } => ErrorKind::Usage,
@@ -29,6 +30,22 @@ pub(super) fn describe(doing: &str, key: &str, error: object_store::Error) -> Er
         _ => root_cause(&error),
     };
     Error::new(kind, format!("could not {doing} \"{key}\": {cause}")).with_source(error)
+}
+
+/// True when the store refused a create-only put because the object is there: HTTP status 412, or a file of that name.
+pub(super) fn condition_failed(error: &object_store::Error) -> bool {
+    use object_store::Error as Failure;
+    match error {
+        Failure::AlreadyExists { source, .. } => source.is::<Failure>() || source.is::<std::io::Error>(),
+        Failure::Precondition { .. } => true,
+        _ => false,
+    }
+}
+
+/// True for HTTP status 409, which the store library calls "already exists" whatever was asked: S3 answers so while
+/// another request works on the same object or bucket. The object was not written, and need not be there.
+pub(super) fn is_busy(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::AlreadyExists { .. }) && !condition_failed(error)
 }
 
 /// True when the request may have been carried out and only its answer was lost: the connection broke, or it took too

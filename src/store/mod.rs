@@ -194,12 +194,21 @@ impl Store {
                 PutOptions { mode: mode.clone(), attributes: self.attributes(metadata), ..PutOptions::default() };
             match self.objects.put_opts(&path_of(key)?, payload.clone(), options).await {
                 Ok(_) => return Ok(Put::Created),
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Err(error) if mode == PutMode::Create && failure::condition_failed(&error) => {
+                    return Ok(Put::AlreadyThere);
+                }
+                // What is busy may be there, whoever made it so.
+                Err(error)
+                    if mode == PutMode::Create && failure::is_busy(&error) && self.head(key).await?.is_some() =>
+                {
                     return Ok(Put::AlreadyThere);
                 }
                 // The store library repeats a lost request only when a second one would do no harm. It takes a
                 // create-only put for harmful; its callers compare, so that here it is not.
-                Err(error) if failure::answer_was_lost(&error) && Instant::now() + pause < deadline => {
+                Err(error)
+                    if (failure::answer_was_lost(&error) || failure::is_busy(&error))
+                        && Instant::now() + pause < deadline =>
+                {
                     tracing::info!("{}; trying again", failure::describe("write object", key, error));
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
