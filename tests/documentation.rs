@@ -45,6 +45,8 @@ fn the_readme_works_from_top_to_bottom() {
     cluster.start();
     env.extend(user_environment(&dir, &cluster));
 
+    // Stops the copy where the script does not come to it.
+    let _copy = Cluster::open(&dir, &dir.join("copy"), &version);
     let said = run_script(&readme.script(), &dir, &env);
     assert!(said.lines().any(|line| line.trim() == "1000"), "the rows are not back:\n{said}");
     assert_eq!(cluster.psql("SELECT count(*) FROM orders"), "1000");
@@ -91,6 +93,7 @@ fn a_backup_is_restored_by_hand_as_the_formats_say() {
     let mut env = user_environment(&dir, &cluster);
     env.push(("STORE".into(), format!("{}/main", dir.join("archive").display())));
     env.push(("ID".into(), taken.stdout.trim().to_owned()));
+    let _stopped_at_the_end = Cluster::open(&dir, &dir.join("copy"), &version);
     run_script(&script, &dir, &env);
     let copy = |sql: &str| {
         let psql = version.run("psql").args(["-XAt", "-p", "5433", "-c", sql]).envs(&env).success();
@@ -100,7 +103,6 @@ fn a_backup_is_restored_by_hand_as_the_formats_say() {
     assert_eq!(copy("SELECT count(*) FROM there"), "1500");
     let location = copy("SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE spcname = 'space'");
     assert!(location.starts_with(&dir.join("copy.tablespaces").display().to_string()), "{location}");
-    version.run("pg_ctl").args(["-w", "stop", "-D"]).arg(dir.join("copy")).success();
 }
 
 #[test]

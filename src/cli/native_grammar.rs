@@ -61,7 +61,7 @@ pub(super) struct GlobalOptions {
     /// How S3 URLs name the bucket: auto, path or virtual [default: auto]
     #[arg(long, global = true, value_name = "STYLE", hide_possible_values = true)]
     pub s3_addressing_style: Option<AddressingStyle>,
-    /// Profile in ~/.aws to take credentials from, where no AWS_* variable gives them
+    /// Profile in ~/.aws to take credentials from
     #[arg(long, global = true, value_name = "NAME")]
     pub aws_profile: Option<String>,
     /// Region of the bucket
