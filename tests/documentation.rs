@@ -196,6 +196,25 @@ fn every_setting_and_flag_is_documented_and_no_other() {
     }
 }
 
+#[test]
+fn every_message_the_operations_page_explains_is_one_of_ours() {
+    let source = sources(&at("src"));
+    let operations = Document::read("docs/operations.md").text;
+    let (_, below) = operations.split_once("\n## Messages\n").expect("the page has a list of messages");
+    let table =
+        below.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|'));
+    let mut seen = 0;
+    for row in table {
+        let column = row.split('|').nth(1).unwrap();
+        for piece in column.split('`').skip(1).step_by(2).flat_map(|message| message.split('…')) {
+            let piece = piece.trim().trim_end_matches([':', ',']);
+            assert!(source.contains(piece), "docs/operations.md explains \"{piece}\", which nothing says");
+            seen += 1;
+        }
+    }
+    assert!(seen > 20, "only {seen} messages are explained");
+}
+
 /// A document and its fenced blocks.
 struct Document {
     name: String,
@@ -263,6 +282,14 @@ impl Document {
         assert!(!script.is_empty(), "{} has nothing to run", self.name);
         script
     }
+}
+
+fn sources(directory: &Path) -> String {
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    paths
+        .map(|path| if path.is_dir() { sources(&path) } else { std::fs::read_to_string(path).unwrap() })
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn at(name: impl AsRef<Path>) -> PathBuf {
