@@ -40,6 +40,14 @@ pub fn read_at_most(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     Ok(content)
 }
 
+/// Removes a file or link; one that is not there is no error. Errors: `Local`.
+pub fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::local("remove file", path, cause)),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the names in `directory` durable.
 pub fn sync_directory(directory: &Path) -> std::io::Result<()> {
     File::open(directory)?.sync_all()

@@ -2,11 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use flate2::write::GzEncoder;
 use serde_json::Value;
 
 mod harness;
@@ -181,6 +182,41 @@ fn all_four_backups_come_back_file_by_file() {
 }
 
 #[test]
+fn of_a_path_that_is_there_twice_the_last_member_stays_and_a_hard_link_is_a_file() {
+    // Barman stores configuration from elsewhere under its base name in the last part, whatever the data directory
+    // holds under that name; and what pg_upgrade --link left linked, as hard links.
+    let store = bucket();
+    let (id, name, suffix, _) = BACKUPS[0];
+    let part = |number: &str| format!("main/base/{id}/data{number}.tar.{suffix}");
+    add_members(&store, &part(""), |tar| {
+        add_file(tar, "pg_hba.conf", b"stale\n");
+        add_file(tar, "conf.d/16400", b"one relation\n");
+        let mut link = member(tar::EntryType::Link, 0);
+        tar.append_link(&mut link, "conf.d/16401", "./conf.d/16400").unwrap();
+        let mut link = member(tar::EntryType::Symlink, 0);
+        tar.append_link(&mut link, "shared.conf", "/etc/hostname").unwrap();
+        add_file(tar, "own.conf", b"first\n");
+    });
+    add_members(&store, &part("_0005"), |tar| {
+        add_file(tar, "pg_hba.conf", b"in force\n");
+        add_file(tar, "shared.conf", b"a file\n");
+        let mut link = member(tar::EntryType::Symlink, 0);
+        tar.append_link(&mut link, "own.conf", "nowhere").unwrap();
+    });
+    for jobs in ["1", "4"] {
+        let data = store.dir.join(format!("data-{jobs}"));
+        let argument = format!("ts1={}", store.dir.join(format!("ts1-{jobs}")).display());
+        let restore = store.run(&["restore", "--backup", name, "--jobs", jobs, "--no-recovery"]).arg(&data);
+        restore.args(["--tablespace", &argument]).success();
+        let read = |name: &str| std::fs::read_to_string(data.join(name)).unwrap();
+        assert_eq!((read("pg_hba.conf"), read("shared.conf")), ("in force\n".to_owned(), "a file\n".to_owned()));
+        assert_eq!((read("conf.d/16400"), read("conf.d/16401")), ("one relation\n".to_owned(), read("conf.d/16400")));
+        assert_eq!(std::fs::read_link(data.join("own.conf")).unwrap(), Path::new("nowhere"));
+        assert_eq!(harness::files_named(&data, ".barback"), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
 fn a_plan_follows_the_timeline_that_is_asked_for_and_refuses_one_that_is_not_there() {
     let store = bucket();
     let plan = |backup: &str, timeline: &str| {
@@ -274,6 +310,29 @@ fn bucket() -> TestStore {
         }
     }
     store
+}
+
+/// Rewrites the part at `key`, with more members behind its own.
+fn add_members(store: &TestStore, key: &str, add: impl FnOnce(&mut tar::Builder<GzEncoder<Vec<u8>>>)) {
+    let old = unpacked(Some("gz"), &store.read(key).unwrap().content);
+    let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    let end = old.chunks(512).rposition(|block| block.iter().any(|byte| *byte != 0)).unwrap() + 1;
+    tar.get_mut().write_all(&old[..end * 512]).unwrap();
+    add(&mut tar);
+    let packed = tar.into_inner().unwrap().finish().unwrap();
+    store.write(key, &packed);
+}
+
+fn add_file(tar: &mut tar::Builder<GzEncoder<Vec<u8>>>, path: &str, content: &[u8]) {
+    tar.append_data(&mut member(tar::EntryType::Regular, content.len() as u64), path, content).unwrap();
+}
+
+fn member(kind: tar::EntryType, size: u64) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(0o600);
+    header.set_size(size);
+    header
 }
 
 fn fixture(below: &str) -> PathBuf {

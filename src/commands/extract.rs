@@ -16,8 +16,10 @@ use crate::codec::digest::{DigestReader, Sha256};
 use crate::codec::source_failure;
 use crate::codec::tar::{Entry, EntryKind, TarReader};
 use crate::commands::archive::Archive;
+use crate::commands::claims::{Claims, Place, is_numbered, staged_beside};
 use crate::commands::interrupt::Interrupt;
 use crate::commands::progress::Progress;
+use crate::disk;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::keys::PartFamily;
@@ -44,6 +46,8 @@ pub(crate) struct PartToFetch {
     pub(crate) bytes: u64,
     pub(crate) codec: Compression,
     pub(crate) family: PartFamily,
+    /// Its place among the family's parts.
+    pub(crate) number: u32,
     /// The digest of the object's bytes; Barman's backups have none.
     pub(crate) sha256: Option<Sha256>,
 }
@@ -66,8 +70,8 @@ pub(crate) struct Extraction {
 pub(crate) struct Leftover {
     /// The content of `global/pg_control`.
     pub(crate) control: Option<Vec<u8>>,
-    /// Links: made last, so that no member is ever written through one.
-    links: Vec<(PathBuf, PathBuf)>,
+    /// Links, with their targets: made last, so that no member is ever written through one.
+    links: Vec<(PathBuf, Place, PathBuf)>,
     pub(crate) files: u64,
     pub(crate) content_bytes: u64,
 }
@@ -80,9 +84,10 @@ impl Extraction {
     pub(crate) fn run(&self) -> Result<Leftover> {
         let next = Mutex::new(self.parts.iter());
         let leftover = Mutex::new(Leftover::default());
+        let claims = Claims::default();
         let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..self.jobs.min(self.parts.len()).max(1))
-                .map(|_| scope.spawn(|| self.work(&next, &leftover)))
+                .map(|_| scope.spawn(|| self.work(&next, &leftover, &claims)))
                 .collect();
             let died = |_| Err(Error::new(ErrorKind::Bug, "a worker of the restore panicked"));
             workers.into_iter().map(|worker| worker.join().unwrap_or_else(died)).collect()
@@ -93,17 +98,23 @@ impl Extraction {
             return Err(error);
         }
         let leftover = leftover.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (path, target) in &leftover.links {
-            std::os::unix::fs::symlink(target, path).map_err(|cause| Error::local("create link", path, cause))?;
+        for (path, place, target) in &leftover.links {
+            claims
+                .publish(path, *place, || make_parent(path).and_then(|()| std::os::unix::fs::symlink(target, path)))?;
         }
         Ok(leftover)
     }
 
-    fn work(&self, next: &Mutex<std::slice::Iter<'_, PartToFetch>>, leftover: &Mutex<Leftover>) -> Result<()> {
+    fn work(
+        &self,
+        next: &Mutex<std::slice::Iter<'_, PartToFetch>>,
+        leftover: &Mutex<Leftover>,
+        claims: &Claims,
+    ) -> Result<()> {
         loop {
             let part = next.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(part) = part else { return Ok(()) };
-            let outcome = self.interrupt.check().and_then(|()| self.part(part, leftover));
+            let outcome = self.interrupt.check().and_then(|()| self.part(part, leftover, claims));
             if let Err(error) = outcome {
                 self.interrupt.stop();
                 return Err(error.context(format!("could not restore part \"{}\"", part.key)));
@@ -111,7 +122,7 @@ impl Extraction {
         }
     }
 
-    fn part(&self, part: &PartToFetch, leftover: &Mutex<Leftover>) -> Result<()> {
+    fn part(&self, part: &PartToFetch, leftover: &Mutex<Leftover>, claims: &Claims) -> Result<()> {
         let root = self
             .roots
             .get(&part.family)
@@ -119,7 +130,9 @@ impl Extraction {
         let object = VerifiedObject::open(&self.runtime, &self.archive, part);
         let mut tar = TarReader::new(compression::decoder(part.codec, object.reader())?);
         let is_data = part.family == PartFamily::Data;
-        let mut unpacking = Unpacking { extraction: self, root, is_data, leftover, buffer: vec![0; WRITE_BYTES] };
+        let buffer = vec![0; WRITE_BYTES];
+        let place = Place { part: part.number, member: 0 };
+        let mut unpacking = Unpacking { extraction: self, root, is_data, leftover, claims, place, buffer };
         while let Some(entry) = tar.next_entry()? {
             self.interrupt.check()?;
             unpacking.member(&entry, &mut tar)?;
@@ -135,6 +148,9 @@ struct Unpacking<'a> {
     root: &'a Path,
     is_data: bool,
     leftover: &'a Mutex<Leftover>,
+    claims: &'a Claims,
+    /// Of the member at hand.
+    place: Place,
     buffer: Vec<u8>,
 }
 
@@ -142,6 +158,7 @@ impl Unpacking<'_> {
     fn member(&mut self, entry: &Entry, content: &mut impl Read) -> Result<()> {
         let path = self.root.join(&entry.path);
         let lock = || self.leftover.lock().unwrap_or_else(PoisonError::into_inner);
+        self.place.member += 1;
         match &entry.kind {
             EntryKind::Directory => create_directory(&path, entry.mode),
             EntryKind::File if self.is_data && entry.path == Path::new(CONTROL_FILE) => {
@@ -151,7 +168,7 @@ impl Unpacking<'_> {
                 Ok(())
             }
             EntryKind::File => {
-                write_file(&path, entry.mode, content, &mut self.buffer)?;
+                self.file(&path, entry.mode, content)?;
                 self.extraction.progress.add_bytes(entry.size);
                 self.extraction.progress.add_files(1);
                 let mut leftover = lock();
@@ -159,19 +176,54 @@ impl Unpacking<'_> {
                 leftover.content_bytes += entry.size;
                 Ok(())
             }
+            EntryKind::HardLink(target) => {
+                let target = self.root.join(target);
+                self.claims.publish(&path, self.place, || {
+                    make_parent(&path)?;
+                    // Where a file system has no hard links, a copy holds the same.
+                    fs::hard_link(&target, &path).or_else(|_| fs::copy(&target, &path).map(drop))
+                })
+            }
             EntryKind::Symlink(target) => {
                 let mut leftover = lock();
                 if leftover.links.len() >= MOST_LINKS {
                     return Err(Error::corrupt(format!("it holds more than {MOST_LINKS} links")));
                 }
-                leftover.links.push((path, target.clone()));
+                leftover.links.push((path, self.place, target.clone()));
                 Ok(())
             }
-            EntryKind::Other(kind) => {
+            // Devices and FIFOs: nothing of PostgreSQL's.
+            EntryKind::Other(kind @ ('3' | '4' | '6')) => {
                 tracing::warn!("\"{}\" is left out: it is of type '{kind}'", entry.path.display());
                 Ok(())
             }
+            EntryKind::Other(kind) => {
+                let kind = kind.escape_debug();
+                Err(Error::corrupt(format!("member \"{}\" is of unknown type '{kind}'", entry.path.display())))
+            }
         }
+    }
+
+    /// Relations go straight to their place; of two copies of one, either is right, because replay brings both to the
+    /// same state. Other files appear whole, and the last of several stays.
+    fn file(&mut self, path: &Path, mode: u32, content: &mut impl Read) -> Result<()> {
+        let mut content = Interruptible { content, interrupt: &self.extraction.interrupt };
+        let failed = |cause| Error::local("write file", path, cause);
+        if is_numbered(path) {
+            return match create_file(path, mode) {
+                Ok(mut file) => copy(&mut content, &mut file, &mut self.buffer, path),
+                Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
+                    tracing::debug!("\"{}\" is in the backup twice", path.display());
+                    Ok(())
+                }
+                Err(cause) => Err(failed(cause)),
+            };
+        }
+        let staged = staged_beside(path, self.place);
+        let mut file = create_file(&staged, mode).map_err(failed)?;
+        copy(&mut content, &mut file, &mut self.buffer, path)?;
+        self.claims.publish(path, self.place, || fs::rename(&staged, path))?;
+        disk::remove_if_there(&staged)
     }
 }
 
@@ -192,27 +244,35 @@ pub(crate) fn create_directory(path: &Path, mode: u32) -> Result<()> {
 
 /// Workers unpack in any order, so a file may come before its directory; nothing is ever written over or through a
 /// link, because none exists yet and files are created anew.
-fn write_file(path: &Path, mode: u32, content: &mut impl Read, buffer: &mut [u8]) -> Result<()> {
-    let failed = |cause| Error::local("write file", path, cause);
+fn create_file(path: &Path, mode: u32) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(file_mode(mode));
-    let mut file = match options.open(path) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-            let parent = path.parent().unwrap_or(Path::new("/"));
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(parent)
-                .map_err(|cause| Error::local("create directory", parent, cause))?;
-            options.open(path).map_err(failed)?
-        }
-        opened => opened.map_err(failed)?,
+    let file = match options.open(path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => make_parent(path).and_then(|()| options.open(path))?,
+        opened => opened?,
     };
     if file_mode(mode) != 0o600 {
         // Our umask, which keeps what we write to ourselves, would take away what the source gave its group.
-        file.set_permissions(fs::Permissions::from_mode(file_mode(mode))).map_err(failed)?;
+        file.set_permissions(fs::Permissions::from_mode(file_mode(mode)))?;
     }
-    copy(content, &mut file, buffer, path)
+    Ok(file)
+}
+
+fn make_parent(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Content that is read only until somebody says stop: a file of a gigabyte may take minutes.
+struct Interruptible<'a, R> {
+    content: &'a mut R,
+    interrupt: &'a Interrupt,
+}
+
+impl<R: Read> Read for Interruptible<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.interrupt.check().map_err(io::Error::other)?;
+        self.content.read(buffer)
+    }
 }
 
 fn copy(content: &mut impl Read, file: &mut File, buffer: &mut [u8], path: &Path) -> Result<()> {
@@ -338,7 +398,9 @@ impl Read for SharedReader {
 pub(crate) fn fetch_file(runtime: &Handle, archive: &Archive, part: &PartToFetch, path: &Path) -> Result<()> {
     let object = VerifiedObject::open(runtime, archive, part);
     let mut content = compression::decoder(part.codec, object.reader())?;
-    let outcome = write_file(path, 0o600, &mut content, &mut vec![0; WRITE_BYTES]);
+    let outcome = create_file(path, 0o600)
+        .map_err(|cause| Error::local("write file", path, cause))
+        .and_then(|mut file| copy(&mut content, &mut file, &mut vec![0; WRITE_BYTES], path));
     drop(content);
     outcome
         .and_then(|()| object.verify(part))

@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod backup;
 pub mod catalog;
+mod claims;
 mod copy;
 mod extract;
 pub mod interrupt;

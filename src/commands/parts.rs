@@ -62,9 +62,9 @@ fn by_index(
     for part in &index.parts {
         let key = format!("{directory}{}", part.name);
         check(&key, part.bytes)?;
-        let (family, _, codec) = parse_part_file_name(&part.name)
+        let (family, number, codec) = parse_part_file_name(&part.name)
             .ok_or_else(|| damaged(backup, &format!("the index names \"{}\", which is no part", part.name)))?;
-        parts.push(PartToFetch { key, bytes: part.bytes, codec, family, sha256: Some(part.sha256.parse()?) });
+        parts.push(PartToFetch { key, bytes: part.bytes, codec, family, number, sha256: Some(part.sha256.parse()?) });
     }
     let manifest = match &index.manifest {
         None => None,
@@ -73,7 +73,7 @@ fn by_index(
             check(&key, manifest.bytes)?;
             let sha256 = Some(manifest.sha256.parse()?);
             let family = PartFamily::Data;
-            Some(PartToFetch { key, bytes: manifest.bytes, codec: Compression::Zstd, family, sha256 })
+            Some(PartToFetch { key, bytes: manifest.bytes, codec: Compression::Zstd, family, number: 0, sha256 })
         }
     };
     Ok(BackupParts { parts, manifest })
@@ -89,7 +89,7 @@ fn by_name(archive: &Archive, backup: &Backup, present: &BTreeMap<String, u64>) 
         if !numbers.entry(family).or_default().insert(number) {
             return Err(damaged(backup, &format!("part {number} of {family} is there twice, as \"{key}\" too")));
         }
-        parts.push(PartToFetch { key: key.clone(), bytes: *bytes, codec, family, sha256: None });
+        parts.push(PartToFetch { key: key.clone(), bytes: *bytes, codec, family, number, sha256: None });
     }
     let expected = backup.tablespaces.iter().map(|there| PartFamily::Tablespace(there.oid));
     for family in expected.chain([PartFamily::Data]) {

@@ -1,7 +1,6 @@
 //! The fourth way: a data directory restored from a base backup, ready to replay WAL to a chosen moment.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -258,7 +257,7 @@ fn finish(request: &RestoreRequest, prepared: &PreparedRestore, leftover: &Lefto
         .as_ref()
         .ok_or_else(|| Error::corrupt("could not finish the restore: the backup holds no global/pg_control"))?;
     for name in LEFTOVERS {
-        remove_if_there(&directory.join(name))?;
+        disk::remove_if_there(&directory.join(name))?;
     }
     for name in EMPTY_DIRECTORIES {
         let path = directory.join(name);
@@ -325,16 +324,9 @@ fn read_configuration(path: &Path) -> Result<String> {
     Ok(String::from_utf8(content).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Error::local("remove file", path, cause)),
-        _ => Ok(()),
-    }
-}
-
 /// One call for thousands of files; Linux reports write-back errors from it since 5.8.
 fn sync_file_system(directory: &Path) -> Result<()> {
     let failed = |cause| Error::local("sync the file system of", directory, cause);
-    let handle = fs::File::open(directory).map_err(failed)?;
+    let handle = std::fs::File::open(directory).map_err(failed)?;
     rustix::fs::syncfs(&handle).map_err(|cause| failed(cause.into()))
 }

@@ -62,7 +62,9 @@ pub enum EntryKind {
     File,
     /// A symbolic link and its target, which may point anywhere: it is the restorer's to judge.
     Symlink(PathBuf),
-    /// Anything else, by its type flag: `1` hard link, `3` and `4` devices, `6` FIFO, …
+    /// Another name for an earlier member of the same archive, whose path this is: relative, as [`Entry::path`].
+    HardLink(PathBuf),
+    /// Anything else, by its type flag: `3` and `4` devices, `6` FIFO, …
     Other(char),
 }
 
@@ -113,12 +115,13 @@ impl<R: Read> TarReader<R> {
             // Before POSIX a directory was a file whose name ends in a slash.
             0 if name.ends_with(b"/") => EntryKind::Directory,
             0 | b'0' | b'7' => EntryKind::File,
+            b'1' => EntryKind::HardLink(relative_path(&extended.link.unwrap_or(header.link), false)?),
             b'2' => EntryKind::Symlink(link_target(&name, &extended.link.unwrap_or(header.link))?),
             // Its map of holes may be continued in blocks that are not counted in the size.
             b'S' => return Err(Error::corrupt(format!("tar member {} is stored as a sparse file", shown(&name)))),
             flag => EntryKind::Other(char::from(flag)),
         };
-        let has_content = kind == EntryKind::File || matches!(kind, EntryKind::Other(flag) if !"1346".contains(flag));
+        let has_content = kind == EntryKind::File || matches!(kind, EntryKind::Other(flag) if !"346".contains(flag));
         if size > 0 && !has_content {
             // Readers disagree on whether content follows: what one skips, another takes for headers.
             let kind = char::from(type_flag).escape_debug();

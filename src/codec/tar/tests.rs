@@ -277,6 +277,7 @@ fn described(entry: &Entry) -> String {
         EntryKind::Directory => format!("5 {mode:04o} {uid}:{gid} {size} {name}"),
         EntryKind::File => format!("0 {mode:04o} {uid}:{gid} {size} {name}"),
         EntryKind::Symlink(target) => format!("2 {mode:04o} {uid}:{gid} {size} {name} -> {}", target.display()),
+        EntryKind::HardLink(target) => format!("1 {mode:04o} {uid}:{gid} {size} {name} -> {}", target.display()),
         EntryKind::Other(flag) => format!("{flag} {mode:04o} {uid}:{gid} {size} {name}"),
     }
 }
@@ -378,14 +379,25 @@ fn names_that_leave_the_directory_are_refused() {
 
 #[test]
 fn other_kinds_are_reported_and_hostile_ones_refused() {
-    for flag in b"1346VXN" {
+    for flag in b"346VXN" {
         let mut bytes = header(*flag, b"odd", b"/etc/passwd", 0);
         bytes.resize(bytes.len() + 1024, 0);
         assert_eq!(read_all(&bytes[..]).unwrap()[0].0.kind, EntryKind::Other(char::from(*flag)));
     }
-    for (flag, link, size) in
-        [(b'5', "", 5), (b'2', "x", 5), (b'1', "x", 5), (b'3', "", 5), (b'S', "", 0), (b'2', "", 0)]
-    {
+    let mut bytes = header(b'1', b"odd", b"./base/5/10", 0);
+    bytes.resize(bytes.len() + 1024, 0);
+    assert_eq!(read_all(&bytes[..]).unwrap()[0].0.kind, EntryKind::HardLink("base/5/10".into()));
+    for (flag, link, size) in [
+        (b'5', "", 5),
+        (b'2', "x", 5),
+        (b'1', "x", 5),
+        (b'1', "/etc/passwd", 0),
+        (b'1', "a/../../x", 0),
+        (b'1', "", 0),
+        (b'3', "", 5),
+        (b'S', "", 0),
+        (b'2', "", 0),
+    ] {
         let mut bytes = header(flag, b"odd", link.as_bytes(), size);
         bytes.resize(bytes.len() + 4096, 0);
         assert_eq!(read_all(&bytes[..]).unwrap_err().kind(), ErrorKind::Corrupt, "{}", char::from(flag));

@@ -1,0 +1,106 @@
+//! Which member of a backup a path belongs to when several claim it, whatever the order in which they are unpacked.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// Where a member stands in its backup: the number of its part, and its place in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) part: u32,
+    pub(crate) member: u32,
+}
+
+/// The paths that members have taken so far, files with a number for a name left out: these are relations, which are
+/// most of a cluster, while the rest is a few thousand names at most.
+///
+/// A Barman backup (3.19.1) may hold a path twice: configuration from outside the data directory comes under its base
+/// name at the end, whatever lies there in the data directory. Barman restores its parts one after another, and the
+/// last member wins; here the same one wins, though parts are unpacked side by side.
+#[derive(Debug, Default)]
+pub(crate) struct Claims(Mutex<HashMap<PathBuf, Place>>);
+
+impl Claims {
+    /// Puts something at `path` with `make`, in place of whatever an earlier member left there; does nothing when a
+    /// later one was faster.
+    pub(crate) fn publish(&self, path: &Path, place: Place, make: impl FnOnce() -> io::Result<()>) -> Result<()> {
+        // Held while the name changes hands, so that two members never do it at once.
+        let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if claims.get(path).is_some_and(|there| *there > place) {
+            return Ok(());
+        }
+        let replace = || match fs::remove_file(path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
+            _ => make(),
+        };
+        replace().map_err(|cause| Error::local("write file", path, cause))?;
+        claims.insert(path.to_owned(), place);
+        Ok(())
+    }
+}
+
+/// True for the names of relation files and of what else PostgreSQL numbers: `16384`, `16384_fsm.1`, `00A3`.
+pub(crate) fn is_numbered(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = name
+        .split_once('.')
+        .map_or(name, |(name, segment)| if segment.bytes().all(|byte| byte.is_ascii_digit()) { name } else { "" });
+    let name = ["_fsm", "_vm", "_init"].iter().find_map(|fork| name.strip_suffix(fork)).unwrap_or(name);
+    name.starts_with(|first: char| first.is_ascii_digit())
+        && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
+}
+
+/// A name beside `path` that no member of a data directory has.
+pub(crate) fn staged_beside(path: &Path, place: Place) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".barback-");
+    name.push(format!("{}-{}-", place.part, place.member));
+    name.push(path.file_name().unwrap_or_default());
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_member_stays_in_whatever_order_they_come() {
+        let dir = tempfile::tempdir().unwrap();
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
+            let path = dir.path().join("postgresql.conf");
+            let claims = Claims::default();
+            for part in order {
+                let place = Place { part, member: 9 - part };
+                claims.publish(&path, place, || fs::write(&path, part.to_string())).unwrap();
+            }
+            assert_eq!(fs::read_to_string(&path).unwrap(), "2", "{order:?}");
+        }
+    }
+
+    #[test]
+    fn what_postgresql_numbers_is_told_from_names_that_people_give() {
+        for name in ["16384", "16384.1", "16384_fsm", "16384_vm.12", "0000", "00A3", "base/5/1259"] {
+            assert!(is_numbered(Path::new(name)), "{name}");
+        }
+        for name in ["", "PG_VERSION", "postgresql.conf", "01-tuning.conf", "16384.old", "2026.log", "_fsm", "A"] {
+            assert!(!is_numbered(Path::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_takes_the_place_of_a_link_and_is_not_written_through_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, outside) = (dir.path().join("postgresql.conf"), dir.path().join("outside"));
+        fs::write(&outside, "kept").unwrap();
+        let claims = Claims::default();
+        let link = || std::os::unix::fs::symlink(&outside, &path);
+        claims.publish(&path, Place { part: 0, member: 3 }, link).unwrap();
+        claims.publish(&path, Place { part: 1, member: 1 }, || fs::write(&path, "new")).unwrap();
+        claims.publish(&path, Place { part: 0, member: 4 }, link).unwrap();
+        assert!(path.symlink_metadata().unwrap().is_file());
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "kept");
+    }
+}
