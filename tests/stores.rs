@@ -177,7 +177,8 @@ fn a_segment_that_is_not_there_is_absent_and_its_partial_stands_in_only_then() {
     let whole = segment(SEGMENT, 1, Filling::Compressible, 1);
     let partial = segment(SEGMENT, 1, Filling::Compressible, 2);
     for_each_store(|store| {
-        let absent = restore(store, SEGMENT, &[], 1);
+        // An empty directory may be the mount point of an archive that is not mounted.
+        let absent = restore(store, SEGMENT, &[], if store.is_s3() { 1 } else { 255 });
         assert!(!absent.exists());
         // A neighbour whose name begins alike is not it.
         store.write("main/wals/00000001000000A5/00000001000000A5000000FE.00000028.backup", b"START WAL LOCATION: ");

@@ -273,14 +273,22 @@ impl Store {
     }
 
     /// The objects directly in `directory` (which ends in `/`) whose names begin with `name`. One request.
+    ///
+    /// Errors: `Unreachable` where nothing is found in a `file://` store that is altogether empty: that is how the
+    /// mount point of an archive looks that is not mounted.
     pub async fn list_names(&self, directory: &str, name: &str) -> Result<Vec<Listed>> {
         let begins = format!("{directory}{name}");
         let describe = |error| self.not_absent(failure::describe("list objects in", directory, error));
         let prefix = path_of(directory)?;
-        if let Place::Directory(_) = self.place {
+        if let Place::Directory(root) = &self.place {
             // A directory is read as it lies, without an order to stop at.
             let objects = self.objects.list_with_delimiter(Some(&prefix)).await.map_err(describe)?.objects;
-            return Ok(objects.into_iter().map(listed).filter(|object| object.key.starts_with(&begins)).collect());
+            let found: Vec<_> =
+                objects.into_iter().map(listed).filter(|object| object.key.starts_with(&begins)).collect();
+            if found.is_empty() {
+                refuse_empty(root)?;
+            }
+            return Ok(found);
         }
         // S3 lists in byte order: begin just before the name and stop behind it.
         let before = &begins[..begins.len() - 1];
@@ -388,6 +396,17 @@ fn open_directory(root: &std::path::Path, may_create: bool) -> Result<LocalFileS
     let files = LocalFileSystem::new_with_prefix(root)
         .map_err(|error| failure::describe("open store", &root.display().to_string(), error))?;
     Ok(files.with_fsync(true))
+}
+
+/// An archive has something in it from its first `wal-archive` on.
+fn refuse_empty(root: &std::path::Path) -> Result<()> {
+    let failed = |cause| Error::local("read store directory", root, cause).as_kind(ErrorKind::Unreachable);
+    if std::fs::read_dir(root).map_err(failed)?.next().is_some() {
+        return Ok(());
+    }
+    let message = format!("could not use store \"file://{}\": there is nothing in the directory", root.display());
+    Err(Error::new(ErrorKind::Unreachable, message)
+        .with_hint("Is the archive mounted? An empty directory proves no absence; wal-archive puts the first file in."))
 }
 
 /// Keys are used byte for byte: `Path::from` would percent-encode characters that Barman writes as they are.
