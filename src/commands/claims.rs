@@ -54,12 +54,9 @@ pub(crate) fn is_numbered(path: &Path) -> bool {
         && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
 }
 
-/// A name beside `path` that no member of a data directory has.
+/// A name beside `path` that no member of a data directory has; short, because `path` may have the longest there is.
 pub(crate) fn staged_beside(path: &Path, place: Place) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".barback-");
-    name.push(format!("{}-{}-", place.part, place.member));
-    name.push(path.file_name().unwrap_or_default());
-    path.with_file_name(name)
+    path.with_file_name(format!(".barback-{}-{}", place.part, place.member))
 }
 
 #[cfg(test)]
@@ -88,6 +85,14 @@ mod tests {
         for name in ["", "PG_VERSION", "postgresql.conf", "01-tuning.conf", "16384.old", "2026.log", "_fsm", "A"] {
             assert!(!is_numbered(Path::new(name)), "{name}");
         }
+    }
+
+    #[test]
+    fn the_longest_name_a_file_can_have_has_a_staged_one_beside_it() {
+        let path = PathBuf::from("conf.d").join("x".repeat(255));
+        let staged = staged_beside(&path, Place { part: u32::MAX, member: u32::MAX });
+        assert_eq!(staged.parent(), path.parent());
+        assert!(staged.file_name().is_some_and(|name| name.len() <= 255));
     }
 
     #[test]
