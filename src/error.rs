@@ -76,10 +76,16 @@ impl Error {
         Self::new(ErrorKind::Local, message).with_source(cause)
     }
 
-    /// Adds one sentence on what the reader can do.
+    /// Adds one sentence on what the reader can do; it begins with a capital, as PostgreSQL's hints do.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        let mut hint: String = hint.into();
+        if !hint.starts_with("barback")
+            && let Some(first) = hint.get_mut(..1)
+        {
+            first.make_ascii_uppercase();
+        }
+        self.hint = Some(hint);
         self
     }
 

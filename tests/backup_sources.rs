@@ -304,7 +304,7 @@ fn a_role_with_the_rights_a_backup_needs_takes_one_and_is_told_what_it_lacks() {
                 break finished;
             }
             // The last one belongs to the error; warnings before it have hints too.
-            let hint = finished.stderr.rsplit_once("run as a superuser: ");
+            let hint = finished.stderr.rsplit_once("Run as a superuser: ");
             let (_, statements) = hint.unwrap_or_else(|| panic!("no hint after {granted:?}: {}", finished.stderr));
             let statements = statements.lines().next().unwrap().trim().to_owned();
             assert!(!granted.contains(&statements), "granted in vain: {statements}");

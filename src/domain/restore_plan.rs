@@ -594,7 +594,7 @@ mod tests {
         named.backup = Some("20260608T110600".to_owned());
         let error = plan(&named).unwrap_err();
         assert!(error.to_string().contains("after the target 2026-06-08 11:05:00+00"), "{error}");
-        assert_eq!(error.hint(), Some("backup \"20260608T110200\" leads to this target"));
+        assert_eq!(error.hint(), Some("Backup \"20260608T110200\" leads to this target"));
         named.backup = Some("oldest".to_owned());
         assert_eq!(chosen(&named), "20260608T110200");
         named.backup = Some("nothing".to_owned());
