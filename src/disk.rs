@@ -10,8 +10,13 @@ use crate::error::{Error, Result};
 /// the machine stops, `path` is as it was before.
 ///
 /// Written beside `path` under a name of this process, fsynced, renamed over it, and the directory fsynced.
-/// Errors: `Local`, naming the path.
+/// Errors: `Local`, naming the path; among them a device or socket of that name, which must not become a file.
 pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
+    let is_special = |facts: fs::Metadata| !facts.is_file() && !facts.is_symlink();
+    if fs::symlink_metadata(path).is_ok_and(is_special) {
+        let cause = std::io::Error::other("it is there, and is no regular file");
+        return Err(Error::local("write file", path, cause));
+    }
     let staged = staged_beside(path);
     let outcome = write_durably(&staged, content)
         .and_then(|()| fs::rename(&staged, path))
@@ -94,6 +99,16 @@ mod tests {
         let error = publish(&path, b"one").unwrap_err();
         assert!(error.to_string().starts_with("could not write file"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_device_or_socket_is_never_replaced_by_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = publish(&path, b"one").unwrap_err();
+        assert!(error.to_string().contains("no regular file"), "{error}");
+        assert!(!fs::symlink_metadata(&path).unwrap().is_file());
     }
 
     #[test]

@@ -195,6 +195,9 @@ impl Store {
             match self.objects.put_opts(&path_of(key)?, payload.clone(), options).await {
                 Ok(_) => return Ok(Put::Created),
                 Err(error) if mode == PutMode::Create && failure::condition_failed(&error) => {
+                    if let Place::Directory(root) = &self.place {
+                        make_durable(root, key)?;
+                    }
                     return Ok(Put::AlreadyThere);
                 }
                 // What is busy may be there, whoever made it so.
@@ -396,6 +399,18 @@ fn open_directory(root: &std::path::Path, may_create: bool) -> Result<LocalFileS
     let files = LocalFileSystem::new_with_prefix(root)
         .map_err(|error| failure::describe("open store", &root.display().to_string(), error))?;
     Ok(files.with_fsync(true))
+}
+
+/// A file that is there need not be on disk: whoever wrote it may have been killed before the last fsync, or never
+/// calls it. Callers say "archived" on the strength of it.
+fn make_durable(root: &std::path::Path, key: &str) -> Result<()> {
+    let path = root.join(key);
+    let synced = std::fs::File::open(&path).and_then(|file| file.sync_all());
+    synced.map_err(|cause| Error::local("sync file", &path, cause))?;
+    for directory in path.ancestors().skip(1).take_while(|directory| directory.starts_with(root)) {
+        crate::disk::sync_directory(directory).map_err(|cause| Error::local("sync directory", directory, cause))?;
+    }
+    Ok(())
 }
 
 /// An archive has something in it from its first `wal-archive` on.
