@@ -6,7 +6,7 @@ mod harness;
 use std::time::Duration;
 
 use harness::{
-    ClusterOptions, Fault, Postgres, S3Server, TestDir, backup_run, barback, list_backups, on_disk, on_s3,
+    Cluster, ClusterOptions, Fault, Postgres, S3Server, TestDir, backup_run, barback, list_backups, on_disk, on_s3,
     restore_copy, running_cluster, start_copy, take_backup,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -105,4 +105,25 @@ fn a_store_that_is_busy_has_stored_nothing_and_is_asked_again() {
     assert!(failed.stderr.contains("409"), "{}", failed.stderr);
     s3.heal();
     assert_eq!(list_backups(&env).iter().filter(|backup| backup["status"] == "DONE").count(), 1);
+}
+
+#[test]
+fn what_root_restores_belongs_to_the_clusters_own_user() {
+    let (Some(version), true) = (Postgres::newest(), rustix::process::geteuid().is_root()) else { return };
+    let dir = TestDir::new();
+    let env = on_disk(&dir, "store");
+    let cluster = running_cluster(&dir, &version, ClusterOptions::default().wal_segment_mb(1), 0);
+    let location = dir.create_dir("ts");
+    cluster.psql(&format!("CREATE TABLESPACE far LOCATION '{}'", location.display()));
+    cluster.psql("CREATE TABLE kept TABLESPACE far AS SELECT 42 AS n");
+    take_backup(&cluster, &env, &[]);
+
+    // Not through the harness, which never runs anything as root.
+    let mut restore = std::process::Command::new(harness::barback_binary());
+    restore.args(["restore", "--tablespace"]).arg(format!("far={}", dir.join("ts-copy").display()));
+    let outcome = restore.arg(dir.join("copy")).envs(env.iter().cloned()).output().unwrap();
+    assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
+    let mut copy = Cluster::open(&dir, &dir.join("copy"), &version).envs(&env);
+    start_copy(&mut copy);
+    assert_eq!(copy.psql("SELECT n FROM kept"), "42");
 }

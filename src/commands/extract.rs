@@ -18,6 +18,7 @@ use crate::codec::tar::{Entry, EntryKind, TarReader};
 use crate::commands::archive::Archive;
 use crate::commands::claims::{Claims, Place, is_numbered, staged_beside};
 use crate::commands::interrupt::Interrupt;
+use crate::commands::ownership::Owner;
 use crate::commands::progress::Progress;
 use crate::disk;
 use crate::domain::compression::Compression;
@@ -72,6 +73,8 @@ pub(crate) struct Leftover {
     pub(crate) control: Option<Vec<u8>>,
     /// Links, with their targets: made last, so that no member is ever written through one.
     links: Vec<(PathBuf, Place, PathBuf)>,
+    /// Whose the data directory was.
+    pub(crate) owner: Option<Owner>,
     pub(crate) files: u64,
     pub(crate) content_bytes: u64,
 }
@@ -160,7 +163,12 @@ impl Unpacking<'_> {
         let lock = || self.leftover.lock().unwrap_or_else(PoisonError::into_inner);
         self.place.member += 1;
         match &entry.kind {
-            EntryKind::Directory => create_directory(&path, entry.mode),
+            EntryKind::Directory => {
+                if self.is_data && entry.path == Path::new(".") {
+                    lock().owner = Some(Owner { uid: entry.uid, gid: entry.gid });
+                }
+                create_directory(&path, entry.mode)
+            }
             EntryKind::File if self.is_data && entry.path == Path::new(CONTROL_FILE) => {
                 let mut control = Vec::new();
                 content.take(CONTROL_FILE_LIMIT_BYTES).read_to_end(&mut control).map_err(source_failure)?;

@@ -7,6 +7,7 @@ mod claims;
 mod copy;
 mod extract;
 pub mod interrupt;
+mod ownership;
 mod part_upload;
 mod parts;
 pub mod progress;

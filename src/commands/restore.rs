@@ -12,6 +12,7 @@ use crate::commands::archive::Archive;
 use crate::commands::catalog;
 use crate::commands::extract::{Extraction, Leftover, PartToFetch, create_directory, fetch_file};
 use crate::commands::interrupt::Interrupt;
+use crate::commands::ownership::Owner;
 use crate::commands::parts::{self, BackupParts};
 use crate::commands::progress::Progress;
 use crate::commands::target_directory::{self, Spaces};
@@ -271,11 +272,16 @@ fn finish(request: &RestoreRequest, prepared: &PreparedRestore, leftover: &Lefto
     }
     put_backup_label(prepared)?;
     write_settings(request, prepared)?;
+    let owner = Owner::wanted(directory, leftover.owner);
     for (_, target) in &prepared.tablespaces {
+        owner.map_or(Ok(()), |owner| owner.take_all(target))?;
         sync_file_system(target)?;
     }
+    owner.map_or(Ok(()), |owner| owner.take_all(directory))?;
     sync_file_system(directory)?;
-    disk::publish(&directory.join("global/pg_control"), control)
+    let control_file = directory.join("global/pg_control");
+    disk::publish(&control_file, control)?;
+    owner.map_or(Ok(()), |owner| owner.take(&control_file))
 }
 
 /// The label comes with the parts; a backup that keeps it in `backup.info` alone gets it from there.
