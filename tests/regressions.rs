@@ -127,3 +127,21 @@ fn what_root_restores_belongs_to_the_clusters_own_user() {
     start_copy(&mut copy);
     assert_eq!(copy.psql("SELECT n FROM kept"), "42");
 }
+
+#[test]
+fn a_lost_answer_to_the_first_record_leaves_no_second_backup_behind() {
+    let Some(version) = Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let s3 = S3Server::start();
+    let env = on_s3(&s3);
+    let cluster = running_cluster(&dir, &version, ClusterOptions::default().wal_segment_mb(1), 0);
+    let mut lost = false;
+    s3.fault_when(move |seen| {
+        let loses = !lost && seen.method == "PUT" && seen.target.contains("backup.info");
+        lost |= loses;
+        loses.then_some(Fault::LoseAnswer)
+    });
+    take_backup(&cluster, &env, &[]);
+    let statuses: Vec<_> = list_backups(&env).iter().map(|backup| backup["status"].clone()).collect();
+    assert_eq!(statuses, ["DONE"]);
+}

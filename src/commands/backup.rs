@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::codec::tar::Attributes;
 use crate::commands::archive::{Archive, WalCompression};
+use crate::commands::catalog;
 use crate::commands::copy::{Copy, LastFile, Manifest, Source};
 use crate::commands::interrupt::Interrupt;
 use crate::commands::part_upload::{PARTS_IN_MEMORY, RateLimit, UploadLimits};
@@ -415,11 +416,14 @@ async fn claim_id(
         let id = BackupId::from_time(request.now + chrono::TimeDelta::seconds(later));
         let record = started(&id, facts, start);
         let key = archive.prefix.backup_info(&id);
-        let info = backup_info::write(&record).into();
-        match archive.store.put_new(&key, info, &Metadata::new(), &archive.prefix.dialect_probe()).await? {
-            Put::Created => return Ok((id, record)),
-            Put::AlreadyThere => tracing::info!("backup id {id} is taken, trying the next second"),
+        let info = backup_info::write(&record);
+        let probe = archive.prefix.dialect_probe();
+        let put = archive.store.put_new(&key, info.clone().into(), &Metadata::new(), &probe).await?;
+        // The answer to our own put may have been lost: two backups never begin in the same microsecond.
+        if put == Put::Created || archive.store.get(&key, catalog::BACKUP_INFO_LIMIT_BYTES).await?.content == info {
+            return Ok((id, record));
         }
+        tracing::info!("backup id {id} is taken, trying the next second");
     }
     Err(Error::new(ErrorKind::Conflict, format!("could not find a free backup id in {TRIES} s from {}", request.now)))
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layout::backup_info;
 
 /// A `backup.info` is a few kilobytes; one of a megabyte is none.
-const BACKUP_INFO_LIMIT_BYTES: u64 = 1 << 20;
+pub(crate) const BACKUP_INFO_LIMIT_BYTES: u64 = 1 << 20;
 
 /// `backup.info` objects read at the same time.
 const READS_IN_FLIGHT: usize = 8;
