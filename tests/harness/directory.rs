@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::process::server_user;
 
-/// A directory of one test: `/tmp/bb-XXXXXX`, short because a Unix socket's path has at most 107 bytes.
+/// A directory of one test: `/tmp/bb-` and six letters, short because a Unix socket's path has at most 107 bytes.
 ///
 /// Removed on drop; kept, and named on stderr, when the test panics or `BARBACK_KEEP=1`.
 #[derive(Debug)]
