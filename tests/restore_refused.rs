@@ -194,7 +194,22 @@ fn a_missing_shortened_or_unreadable_part_is_refused_before_anything_is_touched(
     std::fs::write(&part, content).unwrap();
     let info = archive.site.stored_file(&format!("{}/backup.info", archive.second));
     std::fs::write(&info, "begin_wal=").unwrap();
-    assert!(archive.refused(4, &[]).contains("backup.info"));
+    assert!(archive.refused(4, &["--backup", &archive.second]).contains("backup.info"));
+}
+
+#[test]
+fn a_damaged_backup_info_is_told_of_and_does_not_stand_in_the_way_of_other_backups() {
+    let Some(version) = Postgres::newest() else { return };
+    let archive = Archive::write(&version);
+    let info = archive.site.stored_file(&format!("{}/backup.info", archive.second));
+    std::fs::write(&info, "begin_wal=").unwrap();
+    let listed = archive.site.barback(&["list"]).run().expect_code(4);
+    assert!(listed.stdout.contains(&archive.first) && listed.stderr.contains(&archive.second), "{listed:?}");
+    archive.site.barback(&["show", &archive.first]).success();
+    archive.site.barback(&["show", &archive.second]).run().expect_code(4);
+    let planned = archive.site.restore_run("copy", &["--plan"]).success();
+    assert!(planned.stderr.contains("backup.info") && planned.stdout.contains("cannot be read"), "{planned:?}");
+    assert_eq!(archive.site.restore("copy", &[]).backup_id, archive.first);
 }
 
 #[test]

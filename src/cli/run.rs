@@ -78,13 +78,14 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
         Command::Restore(args) => multi_threaded()?.block_on(restore_backup(&settings, *args, around, out)),
         Command::List => single_threaded()?.block_on(async {
             let archive = open(&settings, around, Traffic::SMALL_READS).await?;
-            let catalog = catalog::load(&archive).await?;
-            output::list(out, around.stdout(&settings), &settings.store.server, catalog.backups())
+            let loaded = catalog::load(&archive).await?;
+            output::list(out, around.stdout(&settings), &settings.store.server, loaded.catalog.backups())?;
+            loaded.complete()
         }),
         Command::Show { id } => single_threaded()?.block_on(async {
             let archive = open(&settings, around, Traffic::SMALL_READS).await?;
-            let catalog = catalog::load(&archive).await?;
-            output::show(out, around.stdout(&settings), catalog.find(&id)?)
+            let mut loaded = catalog::load(&archive).await?;
+            output::show(out, around.stdout(&settings), loaded.find(&id)?)
         }),
     }
 }

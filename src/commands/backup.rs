@@ -24,7 +24,8 @@ use crate::layout::backup_info;
 use crate::layout::keys::PartFamily;
 use crate::layout::manifest::{ManifestWriter, WalRange};
 use crate::layout::part_index::{ManifestObject, Part, PartIndex, SCHEMA};
-use crate::postgres::base_backup::{self, BackupStart, BackupStop};
+use crate::postgres::archive_status;
+use crate::postgres::base_backup::{self, BackupLabel, BackupStart, BackupStop};
 use crate::postgres::connection::Session;
 use crate::postgres::conninfo::Conninfo;
 use crate::postgres::data_directory::WalkRoot;
@@ -115,17 +116,8 @@ pub async fn backup(archive: &Archive, request: BackupRequest, progress: Arc<Pro
     };
     facts.renew_tablespaces(&session, &pgdata).await?;
     let (id, mut record) = claim_id(archive, &request, &facts, &start).await?;
-    let run = Run {
-        archive,
-        request: &request,
-        session: &session,
-        facts: &facts,
-        pgdata,
-        configuration,
-        progress,
-        started,
-        start,
-    };
+    let run =
+        Run { archive, request: &request, session: &session, facts: &facts, pgdata, configuration, progress, started };
     match run.to_the_end(&id, &mut record, &mut interrupt).await {
         Ok(done) => {
             close(session).await;
@@ -150,7 +142,12 @@ struct Run<'a> {
     configuration: Vec<(String, Vec<u8>)>,
     progress: Arc<Progress>,
     started: Instant,
-    start: BackupStart,
+}
+
+/// What the server said at the end.
+struct Ended {
+    stop: BackupStop,
+    label: BackupLabel,
 }
 
 impl Run<'_> {
@@ -168,12 +165,13 @@ impl Run<'_> {
         let control = pg_control::read_consistent(&control_file(&self.pgdata))?;
         let stop = base_backup::stop(self.session, self.facts).await?;
         let last = self.last_files(control, &stop)?;
+        let ended = Ended { label: BackupLabel::parse(&stop.label)?, stop };
         parts.push(self.attended(interrupt, &copy, move |copy| copy.last_tar(&last)).await?);
         phases.push(("stop", stopping.elapsed()));
 
         let waiting = Instant::now();
         self.progress.phase("wal", 0);
-        let ranges = self.wal_ranges(&stop)?;
+        let ranges = self.wal_ranges(&ended)?;
         let needed = self.needed_wal(ranges.clone());
         let wal = tokio::select! {
             wal = needed.ensure() => wal?,
@@ -186,8 +184,8 @@ impl Run<'_> {
         let manifest = self.attended(interrupt, &copy, move |copy| copy.finish_manifest(&ranges)).await?;
         let manifest_bytes = manifest.bytes;
         parts.sort_by(|a, b| a.name.cmp(&b.name));
-        self.complete(record, &stop, &phases);
-        let index = self.index_of(record, &stop, parts, manifest);
+        self.complete(record, &ended, &phases);
+        let index = self.index_of(&ended, record, parts, manifest);
         let json = index.to_json()?;
         self.archive.store.put(&self.archive.prefix.part_index(id), json.into(), &Metadata::new()).await?;
         let info = backup_info::write(record);
@@ -204,19 +202,19 @@ impl Run<'_> {
         })
     }
 
-    fn index_of(&self, record: &Backup, stop: &BackupStop, parts: Vec<Part>, manifest: ManifestObject) -> PartIndex {
+    fn index_of(&self, ended: &Ended, record: &Backup, parts: Vec<Part>, manifest: ManifestObject) -> PartIndex {
+        let Ended { stop, label } = ended;
         let size = self.facts.segment_size;
-        let segment = |timeline, number| SegmentName::from_number(timeline, number, size);
         PartIndex {
             schema: SCHEMA,
             backup_id: record.id.clone(),
             system_identifier: self.facts.system_identifier,
             server_version: self.facts.version,
-            timeline: self.start.timeline,
-            begin_lsn: self.start.lsn,
+            timeline: label.start_timeline,
+            begin_lsn: label.start_lsn,
             end_lsn: stop.lsn,
-            begin_segment: segment(self.start.timeline, size.segment_of(self.start.lsn)),
-            end_segment: segment(stop.timeline, size.segment_before(stop.lsn)),
+            begin_segment: label.start_segment,
+            end_segment: SegmentName::from_number(stop.timeline, size.segment_before(stop.lsn), size),
             compression: self.request.compression,
             parts,
             manifest: Some(manifest),
@@ -320,19 +318,15 @@ impl Run<'_> {
     }
 
     /// What replay needs: one range, or one for each timeline when a standby followed a promotion meanwhile.
-    fn wal_ranges(&self, stop: &BackupStop) -> Result<Vec<WalRange>> {
-        let label = base_backup::BackupLabel::parse(&stop.label)?;
-        let history = crate::postgres::archive_status::read_history(&pg_wal_of(&self.pgdata), stop.timeline)?;
-        let mut ranges = Vec::new();
-        let mut start = label.start_lsn;
-        for (ancestor, end) in history.ancestors.iter().filter(|(ancestor, _)| *ancestor >= label.start_timeline) {
-            if start < *end && *end < stop.lsn {
-                ranges.push(WalRange { timeline: *ancestor, start, end: *end });
-                start = *end;
-            }
-        }
-        ranges.push(WalRange { timeline: history.timeline_at(start), start, end: stop.lsn });
-        Ok(ranges)
+    fn wal_ranges(&self, ended: &Ended) -> Result<Vec<WalRange>> {
+        let Ended { stop, label } = ended;
+        let history = archive_status::read_history(&pg_wal_of(&self.pgdata), stop.timeline)?;
+        let legs = history.legs().into_iter().map(|leg| WalRange {
+            timeline: leg.timeline,
+            start: leg.begin.max(label.start_lsn),
+            end: leg.end.map_or(stop.lsn, |end| end.min(stop.lsn)),
+        });
+        Ok(legs.filter(|range| range.start < range.end).collect())
     }
 
     fn needed_wal(&self, ranges: Vec<WalRange>) -> NeededWal<'_> {
@@ -347,8 +341,13 @@ impl Run<'_> {
         }
     }
 
-    fn complete(&self, record: &mut Backup, stop: &BackupStop, phases: &[(&'static str, Duration)]) {
+    fn complete(&self, record: &mut Backup, ended: &Ended, phases: &[(&'static str, Duration)]) {
+        let Ended { stop, label } = ended;
         let size = self.facts.segment_size;
+        // Where replay begins is what the label says, and nothing that was asked beside the start.
+        record.timeline = Some(label.start_timeline);
+        record.begin_lsn = Some(label.start_lsn);
+        record.begin_segment = Some(label.start_segment);
         record.status = BackupStatus::Done;
         record.name = self.request.name.as_ref().map(|name| name.as_str().to_owned());
         record.end_lsn = Some(stop.lsn);

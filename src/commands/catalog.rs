@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
 use crate::commands::archive::Archive;
 use crate::domain::backup::{Backup, BackupId};
@@ -20,17 +20,55 @@ pub(crate) const BACKUP_INFO_LIMIT_BYTES: u64 = 1 << 20;
 /// `backup.info` objects read at the same time.
 const READS_IN_FLIGHT: usize = 8;
 
+/// The backups there are, and those of which only the id is known.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Every backup whose `backup.info` can be read.
+    pub catalog: Catalog,
+    /// The others, with the reason. Whoever shows a catalogue must tell of them: it is never shorter than the truth.
+    pub unreadable: Vec<(BackupId, Error)>,
+}
+
+impl Loaded {
+    /// The reason why the backup called `word` cannot be read, if that is so.
+    pub(crate) fn take_unreadable(&mut self, word: &str) -> Option<Error> {
+        let at = self.unreadable.iter().position(|(id, _)| id.as_str() == word)?;
+        Some(self.unreadable.swap_remove(at).1)
+    }
+
+    /// An error for the first backup that cannot be read, if there is one.
+    pub fn complete(self) -> Result<()> {
+        self.unreadable.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// The backup called `word`. Errors: why it cannot be read; else as [`Catalog::find`].
+    pub fn find(&mut self, word: &str) -> Result<&Backup> {
+        match self.take_unreadable(word) {
+            Some(error) => Err(error),
+            None => self.catalog.find(word),
+        }
+    }
+}
+
 /// Reads every `backup.info`: one listing, and one small request for each backup, eight at a time.
 ///
-/// A directory without a `backup.info` is no backup. One that cannot be understood is an error: a catalogue must never
-/// be shorter than the truth.
-pub async fn load(archive: &Archive) -> Result<Catalog> {
+/// A directory without a `backup.info` is no backup. Damage to one backup's must not stand in the way of another's
+/// restore, so it is reported beside the catalogue. Errors: the store's.
+pub async fn load(archive: &Archive) -> Result<Loaded> {
     let directories = archive.store.list_directories(&archive.prefix.base()).await?;
     let ids: Vec<BackupId> =
         directories.iter().filter_map(|directory| archive.prefix.backup_from_dir_key(directory)).collect();
-    let reads = ids.iter().map(|id| read(archive, id));
-    let found: Vec<Option<Backup>> = futures::stream::iter(reads).buffered(READS_IN_FLIGHT).try_collect().await?;
-    Ok(Catalog::new(found.into_iter().flatten().collect()))
+    let reads = ids.into_iter().map(async |id| (read(archive, &id).await, id));
+    let mut reads = futures::stream::iter(reads).buffered(READS_IN_FLIGHT);
+    let (mut backups, mut unreadable) = (Vec::new(), Vec::new());
+    while let Some((outcome, id)) = reads.next().await {
+        match outcome {
+            Ok(backup) => backups.extend(backup),
+            Err(error) if error.kind() == ErrorKind::Corrupt => unreadable.push((id, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Loaded { catalog: Catalog::new(backups), unreadable })
 }
 
 async fn read(archive: &Archive, id: &BackupId) -> Result<Option<Backup>> {

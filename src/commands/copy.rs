@@ -14,7 +14,7 @@ use crate::codec::compression::{self, Encoder};
 use crate::codec::local_failure;
 use crate::codec::tar::{Attributes, TarWriter};
 use crate::commands::archive::Archive;
-use crate::commands::interrupt::Interrupt;
+use crate::commands::interrupt::{Interrupt, Interruptible};
 use crate::commands::part_upload::{PartUpload, RateLimit, UploadLimits};
 use crate::commands::progress::Progress;
 use crate::domain::backup::BackupId;
@@ -249,19 +249,6 @@ impl OpenTar {
             content_bytes,
             files: self.files,
         })
-    }
-}
-
-/// A file that is read only until somebody says stop: one of a gigabyte may take minutes.
-struct Interruptible<'a> {
-    content: &'a mut File,
-    interrupt: &'a Interrupt,
-}
-
-impl Read for Interruptible<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.interrupt.check().map_err(std::io::Error::other)?;
-        self.content.read(buffer)
     }
 }
 

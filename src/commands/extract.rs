@@ -17,7 +17,7 @@ use crate::codec::source_failure;
 use crate::codec::tar::{Entry, EntryKind, TarReader};
 use crate::commands::archive::Archive;
 use crate::commands::claims::{Claims, Place, is_numbered, staged_beside};
-use crate::commands::interrupt::Interrupt;
+use crate::commands::interrupt::{Interrupt, Interruptible};
 use crate::commands::ownership::Owner;
 use crate::commands::progress::Progress;
 use crate::disk;
@@ -268,19 +268,6 @@ fn create_file(path: &Path, mode: u32) -> io::Result<File> {
 
 fn make_parent(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap_or(Path::new("/")))
-}
-
-/// Content that is read only until somebody says stop: a file of a gigabyte may take minutes.
-struct Interruptible<'a, R> {
-    content: &'a mut R,
-    interrupt: &'a Interrupt,
-}
-
-impl<R: Read> Read for Interruptible<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.interrupt.check().map_err(io::Error::other)?;
-        self.content.read(buffer)
-    }
 }
 
 fn copy(content: &mut impl Read, file: &mut File, buffer: &mut [u8], path: &Path) -> Result<()> {

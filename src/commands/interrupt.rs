@@ -1,5 +1,6 @@
 //! SIGINT and SIGTERM as something a long command can ask about and wait for.
 
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,12 +15,25 @@ pub struct Interrupt {
     signal: watch::Receiver<Option<&'static str>>,
 }
 
+/// Content that is read only until somebody says stop: a file of a gigabyte may take minutes.
+pub(crate) struct Interruptible<'a, R> {
+    pub(crate) content: &'a mut R,
+    pub(crate) interrupt: &'a Interrupt,
+}
+
+impl<R: Read> Read for Interruptible<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.interrupt.check().map_err(io::Error::other)?;
+        self.content.read(buffer)
+    }
+}
+
 impl Interrupt {
     /// Starts listening for SIGINT and SIGTERM; from now on they no longer kill the process.
     ///
     /// Errors: `Local` when the signals cannot be had.
     pub fn listen() -> Result<Self> {
-        let failed = |cause: std::io::Error| Error::new(ErrorKind::Local, format!("could not catch signals: {cause}"));
+        let failed = |cause: io::Error| Error::new(ErrorKind::Local, format!("could not catch signals: {cause}"));
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let (sender, receiver) = watch::channel(None);

@@ -117,16 +117,24 @@ const CONFIGURATION_LIMIT_BYTES: u64 = 16 << 20;
 /// the index. Errors: `Usage` for a target outside the window, naming both ends; `Mismatch` for other versions;
 /// `Corrupt` for a backup whose parts are not all there; `Local` for a directory that cannot be used.
 pub async fn prepare(archive: &Archive, request: &RestoreRequest) -> Result<PreparedRestore> {
-    let catalog = catalog::load(archive).await?;
+    let mut loaded = catalog::load(archive).await?;
+    if let Some(error) = request.backup.as_deref().and_then(|word| loaded.take_unreadable(word)) {
+        return Err(error);
+    }
+    for (_, error) in &loaded.unreadable {
+        tracing::warn!("{error}; this backup is left out of account");
+    }
     let (inventory, histories) = catalog::read_wal(archive).await?;
-    let plan = plan(&PlanInput {
-        catalog,
+    let mut plan = plan(&PlanInput {
+        catalog: loaded.catalog,
         inventory,
         histories,
         request: request.target.clone(),
         backup: request.backup.clone(),
         now: request.now,
     })?;
+    plan.warnings
+        .extend(loaded.unreadable.iter().map(|(id, _)| format!("backup \"{id}\" cannot be read and was left out")));
     let mut checks = vec!["the target lies inside the recoverable window".to_owned()];
     let fetch = parts::find(archive, &plan.backup).await?;
     checks.push(format!("all {} parts of the backup are in the store, with their sizes", fetch.parts.len()));
