@@ -83,13 +83,6 @@ pub async fn stop(session: &Session, facts: &ServerFacts) -> Result<BackupStop> 
     })
 }
 
-/// Completes the current segment of a primary; returns the end of what was written (nothing, on an idle one).
-pub async fn switch_wal(session: &Session, facts: &ServerFacts) -> Result<Lsn> {
-    let sql = "SELECT pg_switch_wal()::text AS lsn";
-    let answer = session.row("switch to a new WAL segment", sql, &[], STOP_DEADLINE).await;
-    answer.map_err(|failure| failure.or_grant(&grants(session, facts)))?.parse("lsn")
-}
-
 /// Asks the primary that the standby behind `session` follows to switch to a new segment: an idle primary would never
 /// complete the segment a standby's backup ends in.
 ///
