@@ -8,8 +8,8 @@ use rustix::process::Signal;
 
 mod harness;
 use harness::{
-    Checked, Cluster, ClusterOptions, Fault, Minio, Run, S3Server, TestDir, barback, block_on, for_each_version,
-    s3_client,
+    BARMAN_COMMANDS, BARMAN_VERSION, Barman, Checked, Cluster, ClusterOptions, Fault, Minio, Run, S3Server, TestDir,
+    barback, block_on, for_each_version, s3_client,
 };
 
 #[test]
@@ -165,4 +165,23 @@ fn create_twice(env: &[(String, String)]) -> Result<(), StoreError> {
         put("first").await?;
         put("second").await.map(|_| ())
     })
+}
+
+#[test]
+fn barman_answers_under_all_its_names_and_backs_up_into_the_test_server() {
+    let Some(barman) = Barman::find() else { return };
+    for command in BARMAN_COMMANDS {
+        let version = barman.run(command, &["--version"]).success().stdout;
+        assert_eq!(version, format!("barman-cloud-{command} {BARMAN_VERSION}\n"));
+    }
+    let Some(version) = harness::Postgres::newest() else { return };
+    let (dir, server) = (TestDir::new(), S3Server::start());
+    let mut cluster = Cluster::init(&dir, &version, ClusterOptions::default().wal_segment_mb(1));
+    cluster.start();
+    let place = ["s3://bkt/pfx".to_owned(), "main".to_owned()];
+    let backup = barman.run("backup", &["-d", &cluster.connect_string(), "--immediate-checkpoint"]);
+    backup.args(&place).envs(&server.env()).success();
+    let listed = barman.run("backup-list", &place).envs(&server.env()).success().stdout;
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+    assert!(server.keys().iter().any(|key| key.ends_with("/data.tar")), "{:?}", server.keys());
 }

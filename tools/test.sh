@@ -20,10 +20,12 @@ cargo clippy --locked --all-targets -- -D warnings
 say "== servers"
 servers="$(tools/get-postgres.sh 15 16 18)"
 servers+=$'\n'"$(tools/get-minio.sh)"
+servers+=$'\n'"$(tools/get-barman.sh)"
 while IFS='=' read -r name path; do
     case "$name" in
     '') continue ;;
     MINIO) export BARBACK_MINIO="$path" ;;
+    BARMAN) export BARBACK_BARMAN_BIN="$path" ;;
     *) export "BARBACK_PG${name}_BIN=$path" ;;
     esac
     say "$name: $path"

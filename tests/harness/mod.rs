@@ -35,6 +35,7 @@
 )]
 
 mod backups;
+mod barman;
 mod certificate;
 mod cluster;
 mod directory;
@@ -51,6 +52,7 @@ pub use backups::{
     StoreEnv, backup_run, check_pgbench, files_named, id_of, list_backups, on_disk, on_s3, restore_copy,
     running_cluster, start_copy, take_backup,
 };
+pub use barman::{BARMAN_COMMANDS, BARMAN_VERSION, Barman, Face};
 pub use certificate::Certificate;
 pub use cluster::{Checked, Cluster, ClusterOptions};
 pub use directory::{TestDir, give_away};
