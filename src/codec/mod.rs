@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind};
 pub mod compression;
 pub mod digest;
 mod frames;
+mod lz4_high;
 pub mod tar;
 
 /// What a failed write into a sink, or a failed read of local content, means: `Local`, with the cause's text.
