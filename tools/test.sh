@@ -21,11 +21,13 @@ say "== servers"
 servers="$(tools/get-postgres.sh 15 16 18)"
 servers+=$'\n'"$(tools/get-minio.sh)"
 servers+=$'\n'"$(tools/get-barman.sh)"
+servers+=$'\n'"$(tools/get-azurite.sh)"
 while IFS='=' read -r name path; do
     case "$name" in
     '') continue ;;
     MINIO) export BARBACK_MINIO="$path" ;;
     BARMAN) export BARBACK_BARMAN_BIN="$path" ;;
+    AZURITE) export BARBACK_AZURITE="$path" ;;
     *) export "BARBACK_PG${name}_BIN=$path" ;;
     esac
     say "$name: $path"

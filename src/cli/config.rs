@@ -336,7 +336,8 @@ pub(super) fn store_url(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-const STORE_EXAMPLES: &str = "Write s3://bucket/prefix or file:///dir.";
+const STORE_EXAMPLES: &str = "Write s3://bucket/prefix, https://account.blob.core.windows.net/container/prefix, \
+                              gs://bucket/prefix or file:///dir.";
 
 /// An endpoint: `http://` or `https://`, without credentials.
 pub(super) fn endpoint_url(text: &str) -> Result<String> {

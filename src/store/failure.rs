@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::Place;
 use crate::error::{Error, ErrorKind};
 
 /// Longest cause that is quoted: servers answer with whole XML documents.
@@ -75,13 +76,37 @@ fn local_disk_failed(error: &object_store::Error) -> bool {
     false
 }
 
+/// True when a certificate or the handshake was what failed.
+pub(super) fn is_about_tls(error: &HttpError) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(current) = cause {
+        // An error inside of an I/O error is not among its sources: they begin behind it.
+        let inside = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if current.is::<rustls::Error>() || inside.is_some_and(<dyn StdError + Send + Sync>::is::<rustls::Error>) {
+            return true;
+        }
+        cause = current.source();
+    }
+    false
+}
+
+/// An encryption that belongs to another kind of store.
+pub(super) fn foreign_encryption(place: &Place) -> Error {
+    Error::usage(format!("could not use the encryption that was asked for: \"{place}\" is another kind of store"))
+}
+
 /// The innermost cause, on one line: the outer ones repeat the request.
-fn root_cause(error: &object_store::Error) -> String {
-    let mut innermost: &(dyn StdError + 'static) = error;
+pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    let line = innermost.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    one_line(&innermost.to_string())
+}
+
+/// `text` without line breaks, and not too much of it.
+pub(super) fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(CAUSE_LIMIT_CHARS) {
         Some((end, _)) => format!("{} …", &line[..end]),
         None => line,

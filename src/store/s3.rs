@@ -1,13 +1,13 @@
 //! Opening an S3 bucket: endpoint, addressing, certificates, time-outs, and which credentials.
 
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
+use object_store::ClientOptions;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 
-use super::{FIRST_PAUSE, LONGEST_PAUSE, StoreOptions, failure};
-use crate::disk;
+use super::service::{Service, Wire};
+use super::{Encryption, Opened, StoreOptions, failure};
 use crate::error::{Error, Result};
 
 /// Whether the bucket is part of the host name (`virtual`) or of the path.
@@ -45,12 +45,6 @@ impl std::fmt::Display for AddressingStyle {
     }
 }
 
-/// A dead host is noticed this fast; a slow one is given the request's own time.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A certificate bundle larger than this is not one.
-const CA_BUNDLE_LIMIT_BYTES: u64 = 16 << 20;
-
 /// The region of servers that have none, which is what their signatures are made with.
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -63,8 +57,10 @@ const DIRECT_CREDENTIALS: [&str; 4] = [
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
 ];
 
-/// Builds a client for `bucket`; sends nothing but what a credential chain needs to find the region of a profile.
-pub(super) async fn open(bucket: &str, options: &StoreOptions) -> Result<AmazonS3> {
+/// Builds a client for the bucket of `options.place`; sends nothing but what a credential chain needs to find the region of a
+/// profile.
+pub(super) async fn open(options: &StoreOptions) -> Result<Opened> {
+    let bucket = &options.place.container();
     let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
     for (name, value) in options.environment.iter().filter(|(name, _)| name.starts_with("AWS_")) {
         // Names object_store does not know (AWS_PROFILE, AWS_CA_BUNDLE …) are read below or mean nothing to it.
@@ -81,17 +77,30 @@ pub(super) async fn open(bucket: &str, options: &StoreOptions) -> Result<AmazonS
     if let Some(endpoint) = &endpoint {
         builder = builder.with_endpoint(endpoint_for(bucket, endpoint, virtual_hosted)?);
     }
+    let client = client(options, endpoint.as_deref())?;
     builder = builder
         .with_virtual_hosted_style_request(virtual_hosted)
-        .with_client_options(client_options(options, endpoint.as_deref())?)
-        .with_retry(retry(options.retry_timeout_s));
-    builder = with_region_and_credentials(builder, options).await?;
-    builder.build().map_err(|error| failure::describe("open bucket", bucket, error))
+        .with_client_options(client.clone())
+        .with_retry(options.retry());
+    // Barman's library adds a checksum when this variable says so, or nothing; older servers refuse it, so that we wait to be
+    // asked. The signature needs the same digest.
+    if options
+        .variable("AWS_REQUEST_CHECKSUM_CALCULATION")
+        .is_some_and(|when| when.eq_ignore_ascii_case("when_supported"))
+    {
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
+    builder = with_encryption(builder, options)?;
+    let (builder, region) = with_region_and_credentials(builder, options).await?;
+    let objects = builder.build().map_err(|error| failure::describe("open bucket", bucket, error))?;
+    let service = Service::S3 { bucket: Box::new(objects.clone()), region, wire: Wire::new(client) };
+    let objects = Arc::new(objects);
+    Ok(Opened { pages: Some(objects.clone()), objects, service })
 }
 
 /// The endpoint in force: the option, else `AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`; none means AWS.
 pub(super) fn endpoint(options: &StoreOptions) -> Option<String> {
-    let variable = |name: &str| options.environment.get(name).filter(|value| !value.is_empty()).cloned();
+    let variable = |name: &str| options.variable(name).cloned();
     let endpoint = options
         .endpoint_url
         .clone()
@@ -116,52 +125,57 @@ fn endpoint_for(bucket: &str, endpoint: &str, virtual_hosted: bool) -> Result<St
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
-fn client_options(options: &StoreOptions, endpoint: Option<&str>) -> Result<ClientOptions> {
+fn client(options: &StoreOptions, endpoint: Option<&str>) -> Result<ClientOptions> {
     let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let mut client = ClientOptions::new()
-        .with_allow_http(plain)
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_timeout(options.request_timeout())
-        .with_read_timeout(options.silence_timeout())
-        // Reading the system's certificates costs 3 ms of every start; plain HTTP never uses them.
-        .with_no_system_certificates(plain);
-    let bundle = options.ca_bundle.clone().or_else(|| options.environment.get("AWS_CA_BUNDLE").map(Into::into));
-    if let Some(path) = bundle.filter(|path| !path.as_os_str().is_empty() && !plain) {
-        let pem = disk::read_at_most(&path, CA_BUNDLE_LIMIT_BYTES)?;
-        let refuse = |cause: String| Error::usage(format!("could not use CA bundle \"{}\": {cause}", path.display()));
-        let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| refuse(error.to_string()))?;
-        if certificates.is_empty() {
-            return Err(refuse("there is no certificate in it".to_owned()));
+    // Credentials may come over TLS for a server that has none.
+    let trusts = !plain || options.variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_some();
+    Ok(options.client("AWS_CA_BUNDLE", trusts)?.with_allow_http(plain))
+}
+
+fn with_encryption(builder: AmazonS3Builder, options: &StoreOptions) -> Result<AmazonS3Builder> {
+    let set = |builder: AmazonS3Builder, name: &str, value: &str| {
+        let key: AmazonS3ConfigKey = name
+            .parse()
+            .map_err(|error| failure::describe("set", name, error).as_kind(crate::error::ErrorKind::Bug))?;
+        Ok(builder.with_config(key, value))
+    };
+    match &options.encryption {
+        None => Ok(builder),
+        Some(Encryption::S3 { kms: false, kms_key_id: Some(_) }) => {
+            Err(Error::usage("could not use a KMS key: the encryption must be \"aws:kms\" for that"))
         }
-        for certificate in certificates {
-            client = client.with_root_certificate(certificate);
+        Some(Encryption::S3 { kms, kms_key_id }) => {
+            let builder = set(builder, "aws_server_side_encryption", if *kms { "aws:kms" } else { "AES256" })?;
+            match kms_key_id {
+                Some(id) => set(builder, "aws_sse_kms_key_id", id),
+                None => Ok(builder),
+            }
         }
+        Some(_) => Err(failure::foreign_encryption(&options.place)),
     }
-    Ok(client)
 }
 
-fn retry(retry_timeout_s: u64) -> RetryConfig {
-    let backoff = BackoffConfig { init_backoff: FIRST_PAUSE, max_backoff: LONGEST_PAUSE, ..BackoffConfig::default() };
-    // The time budget ends the retries, not their number.
-    RetryConfig { backoff, max_retries: 1000, retry_timeout: Duration::from_secs(retry_timeout_s) }
-}
-
-async fn with_region_and_credentials(builder: AmazonS3Builder, options: &StoreOptions) -> Result<AmazonS3Builder> {
-    let variable = |name: &str| options.environment.get(name).filter(|value| !value.is_empty());
+/// And the region in force.
+async fn with_region_and_credentials(
+    builder: AmazonS3Builder,
+    options: &StoreOptions,
+) -> Result<(AmazonS3Builder, String)> {
+    let variable = |name: &str| options.variable(name);
     let profile = options.aws_profile.as_ref().or_else(|| variable("AWS_PROFILE"));
     // With `AWS_PROFILE` beside keys the keys count, but the region is the profile's: the chain knows.
     let direct = profile.is_none() && DIRECT_CREDENTIALS.iter().any(|name| variable(name).is_some());
     let region =
         options.region.as_ref().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION")).cloned();
     if direct {
-        return Ok(builder.with_region(region.unwrap_or_else(|| DEFAULT_REGION.to_owned())));
+        let region = region.unwrap_or_else(|| DEFAULT_REGION.to_owned());
+        return Ok((builder.with_region(&region), region));
     }
     #[cfg(feature = "aws-profiles")]
     {
         // `AWS_PROFILE` is known to the chain itself.
         let chain = super::credentials::Chain::load(options.aws_profile.clone(), region.clone()).await;
         let region = region.or_else(|| chain.region()).unwrap_or_else(|| DEFAULT_REGION.to_owned());
-        Ok(builder.with_region(region).with_credentials(std::sync::Arc::new(chain)))
+        Ok((builder.with_region(&region).with_credentials(Arc::new(chain)), region))
     }
     #[cfg(not(feature = "aws-profiles"))]
     {
@@ -169,7 +183,8 @@ async fn with_region_and_credentials(builder: AmazonS3Builder, options: &StoreOp
             let message = format!("could not use profile \"{profile}\": this barback is built without aws-profiles");
             return Err(Error::usage(message));
         }
-        Ok(builder.with_region(region.unwrap_or_else(|| DEFAULT_REGION.to_owned())))
+        let region = region.unwrap_or_else(|| DEFAULT_REGION.to_owned());
+        Ok((builder.with_region(&region), region))
     }
 }
 

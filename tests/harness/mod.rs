@@ -34,11 +34,13 @@
     reason = "a helper of tests fails the test that called it"
 )]
 
+mod azurite;
 mod backups;
 mod barman;
 mod certificate;
 mod cluster;
 mod directory;
+mod gcs_server;
 mod minio;
 mod postgres;
 mod process;
@@ -48,6 +50,7 @@ mod skip;
 mod store;
 mod wal;
 
+pub use azurite::{AZURE_ACCOUNT, AZURE_KEY, Azurite};
 pub use backups::{
     StoreEnv, backup_run, check_pgbench, files_named, id_of, list_backups, on_disk, on_s3, restore_copy,
     running_cluster, start_copy, take_backup,
@@ -56,6 +59,7 @@ pub use barman::{BARMAN_COMMANDS, BARMAN_VERSION, Barman, Face};
 pub use certificate::Certificate;
 pub use cluster::{Checked, Cluster, ClusterOptions};
 pub use directory::{TestDir, give_away};
+pub use gcs_server::{GCS_PAGE, GcsServer};
 pub use minio::Minio;
 pub use postgres::{PgVersion, Postgres, for_each_version};
 pub use process::{Finished, Run, Running, barback, barback_binary};

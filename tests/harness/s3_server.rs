@@ -54,6 +54,36 @@ pub struct Seen {
     pub host: String,
     /// The region it was signed for; empty when it was not signed.
     pub region: String,
+    /// Its headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Seen {
+    /// What can be said of a request before it is answered.
+    pub fn of<B>(request: &hyper::Request<B>) -> Self {
+        let target = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
+        let headers = request
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        let mut seen = Self {
+            method: request.method().to_string(),
+            target,
+            host: String::new(),
+            region: String::new(),
+            headers: headers.collect(),
+        };
+        seen.host = request.uri().host().or(seen.header("host")).unwrap_or_default().to_owned();
+        // AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/s3/aws4_request, ...
+        let signed = seen.header("authorization").unwrap_or_default();
+        seen.region = signed.split('/').nth(2).unwrap_or_default().to_owned();
+        seen
+    }
+
+    /// One of its headers.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// What happens to a request instead of an answer.
@@ -323,12 +353,7 @@ fn broken() -> HttpError {
 }
 
 fn judge(request: &hyper::Request<Incoming>, shared: &Mutex<Shared>) -> Option<Fault> {
-    let target = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let host = request.uri().host().unwrap_or_else(|| header("host")).to_owned();
-    // AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/s3/aws4_request, ...
-    let region = header("authorization").split('/').nth(2).unwrap_or_default().to_owned();
-    let seen = Seen { method: request.method().to_string(), target, host, region };
+    let seen = Seen::of(request);
     let mut shared = shared.lock().expect("no panic happens under this lock");
     shared.seen.push(seen.clone());
     shared.rule.as_mut().and_then(|rule| rule(&seen))

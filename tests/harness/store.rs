@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt as _;
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::path::Path as Key;
-use object_store::{Attribute, ObjectStore as _, ObjectStoreExt as _, PutPayload};
+use object_store::{Attribute, ObjectStore, ObjectStoreExt as _, PutPayload, StaticCredentialProvider};
 
+use super::azurite::Azurite;
 use super::directory::{TestDir, give_away};
+use super::gcs_server::GcsServer;
 use super::minio::Minio;
 use super::process::{Run, barback};
 use super::s3_server::{BUCKET, S3Server, block_on, s3_client};
@@ -24,6 +27,8 @@ enum Place {
     Directory,
     S3(S3Server),
     Minio(Minio),
+    Azurite(Azurite),
+    Gcs(GcsServer),
 }
 
 /// An object seen from outside barback.
@@ -39,12 +44,15 @@ pub struct Object {
 
 type MakeStore = fn() -> Option<TestStore>;
 
-/// Runs `test` on a directory, on s3s-fs and on MinIO, and names the store on which it fails.
+/// Runs `test` on a directory, on s3s-fs, `MinIO` and Azurite, on our own Google Cloud Storage, and names the store on which it
+/// fails.
 pub fn for_each_store(mut test: impl FnMut(&TestStore)) {
-    let kinds: [(&str, MakeStore); 3] = [
+    let kinds: [(&str, MakeStore); 5] = [
         ("file://", || Some(TestStore::directory())),
         ("s3s-fs", || Some(TestStore::s3(S3Server::start()))),
         ("MinIO", TestStore::minio),
+        ("Azurite", TestStore::azurite),
+        ("Google Cloud Storage", || Some(TestStore::gcs(GcsServer::start()))),
     ];
     for (name, make) in kinds {
         eprintln!("--- on {name}");
@@ -72,6 +80,16 @@ impl TestStore {
         Some(Self { dir: TestDir::new(), place: Place::Minio(Minio::start()?) })
     }
 
+    /// The container of an Azurite; `None`, said aloud, where there is none.
+    pub fn azurite() -> Option<Self> {
+        Some(Self { dir: TestDir::new(), place: Place::Azurite(Azurite::start()?) })
+    }
+
+    /// The bucket of a server of this test.
+    pub fn gcs(server: GcsServer) -> Self {
+        Self { dir: TestDir::new(), place: Place::Gcs(server) }
+    }
+
     /// The in-process server, to count its requests and to break it.
     pub fn server(&self) -> &S3Server {
         match &self.place {
@@ -80,7 +98,7 @@ impl TestStore {
         }
     }
 
-    /// True where objects carry metadata.
+    /// True for buckets and containers of any kind, where objects carry metadata.
     pub fn is_s3(&self) -> bool {
         !matches!(self.place, Place::Directory)
     }
@@ -89,13 +107,15 @@ impl TestStore {
     pub fn url(&self) -> String {
         match &self.place {
             Place::Directory => format!("file://{}", self.root().display()),
-            _ => format!("s3://{BUCKET}/pfx"),
+            Place::Azurite(server) => format!("{}/{BUCKET}/pfx", server.endpoint()),
+            Place::Gcs(_) => format!("gs://{BUCKET}/pfx"),
+            Place::S3(_) | Place::Minio(_) => format!("s3://{BUCKET}/pfx"),
         }
     }
 
     /// All variables that lead barback here.
     pub fn env(&self) -> Vec<(String, String)> {
-        let mut env = self.s3_env();
+        let mut env = self.service_env();
         env.push(("BARBACK_STORE".to_owned(), self.url()));
         env.push(("BARBACK_CACHE_DIR".to_owned(), self.dir.join("cache").display().to_string()));
         env
@@ -112,13 +132,14 @@ impl TestStore {
             return read_file(&self.root().join(key));
         }
         block_on(async {
-            let answer = s3_client(&self.s3_env()).get(&s3_key(key)).await;
+            let answer = self.client().get(&full_key(key)).await;
             let answer = match answer {
                 Err(object_store::Error::NotFound { .. }) => return None,
                 answer => answer.unwrap(),
             };
             let metadata = answer.attributes.iter().filter_map(|(name, value)| match name {
-                Attribute::Metadata(name) => Some((name.to_string(), value.as_ref().to_owned())),
+                // Azure's names have no `-`.
+                Attribute::Metadata(name) => Some((name.replace('_', "-"), value.as_ref().to_owned())),
                 _ => None,
             });
             let mut metadata: Vec<_> = metadata.collect();
@@ -138,14 +159,14 @@ impl TestStore {
             return;
         }
         let payload = PutPayload::from(content.to_vec());
-        block_on(async { s3_client(&self.s3_env()).put(&s3_key(key), payload).await }).unwrap();
+        block_on(async { self.client().put(&full_key(key), payload).await }).unwrap();
     }
 
     /// Removes an object that is there.
     pub fn remove(&self, key: &str) {
         match self.place {
             Place::Directory => std::fs::remove_file(self.root().join(key)).unwrap(),
-            _ => block_on(async { s3_client(&self.s3_env()).delete(&s3_key(key)).await }).unwrap(),
+            _ => block_on(async { self.client().delete(&full_key(key)).await }).unwrap(),
         }
     }
 
@@ -156,7 +177,7 @@ impl TestStore {
             collect_files(&self.root(), &self.root(), &mut keys);
             keys
         } else {
-            let objects: Vec<_> = block_on(async { s3_client(&self.s3_env()).list(None).try_collect().await }).unwrap();
+            let objects: Vec<_> = block_on(async { self.client().list(None).try_collect().await }).unwrap();
             let keys = objects.into_iter().map(|object: object_store::ObjectMeta| object.location.to_string());
             keys.map(|key| key.strip_prefix("pfx/").unwrap_or_else(|| panic!("stray key {key}")).to_owned()).collect()
         };
@@ -173,16 +194,37 @@ impl TestStore {
         self.dir.join("archive")
     }
 
-    fn s3_env(&self) -> Vec<(String, String)> {
+    /// A client that is not ours.
+    fn client(&self) -> Box<dyn ObjectStore> {
+        match &self.place {
+            Place::Directory => panic!("a directory has no client"),
+            Place::S3(server) => Box::new(s3_client(&server.env())),
+            Place::Minio(server) => Box::new(s3_client(&server.env())),
+            Place::Azurite(server) => Box::new(server.client()),
+            Place::Gcs(server) => {
+                let _ = rustls::crypto::ring::default_provider().install_default();
+                let anonymous = StaticCredentialProvider::new(GcpCredential { bearer: "anonymous".to_owned() });
+                let builder = GoogleCloudStorageBuilder::new()
+                    .with_bucket_name(BUCKET)
+                    .with_base_url(&server.endpoint())
+                    .with_credentials(std::sync::Arc::new(anonymous));
+                Box::new(builder.build().unwrap())
+            }
+        }
+    }
+
+    fn service_env(&self) -> Vec<(String, String)> {
         match &self.place {
             Place::Directory => Vec::new(),
             Place::S3(server) => server.env(),
             Place::Minio(server) => server.env(),
+            Place::Azurite(_) => Azurite::env(),
+            Place::Gcs(server) => server.env(),
         }
     }
 }
 
-fn s3_key(key: &str) -> Key {
+fn full_key(key: &str) -> Key {
     Key::parse(format!("pfx/{key}")).unwrap()
 }
 

@@ -1,0 +1,86 @@
+//! Deleting objects: one that is not there is deleted.
+
+use std::time::Instant;
+
+use futures::{StreamExt, stream};
+use object_store::ObjectStoreExt;
+
+use super::options::{FIRST_PAUSE, LONGEST_PAUSE};
+use super::{Place, Store, failure, path_of};
+use crate::error::{Error, Result};
+
+impl Store {
+    /// Deletes one object; one that is not there is no error.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        match self.objects.delete(&path_of(key)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failure::describe("delete object", key, error)),
+        }
+    }
+
+    /// Deletes objects, as many at a time as the store takes in one request (see [`Self::batch_limit`]; Google Cloud Storage
+    /// and directories take one, and are sent ten at once). Gives those that could not be deleted, and why; an object that is
+    /// not there counts as deleted.
+    ///
+    /// Errors: where a whole request failed; what it asked for may have been deleted in part.
+    pub async fn delete_batch(&self, keys: &[String]) -> Result<Vec<(String, Error)>> {
+        let mut failed = Vec::new();
+        for keys in keys.chunks(self.batch_limit()) {
+            if let [key] = keys {
+                failed.extend(self.delete(key).await.err().map(|error| (key.clone(), error)));
+            } else {
+                failed.extend(self.delete_at_once(keys).await?);
+            }
+        }
+        Ok(failed)
+    }
+
+    /// How many objects [`Self::delete_batch`] asks for in one go; the limits of Barman 3.19.1.
+    #[must_use]
+    pub fn batch_limit(&self) -> usize {
+        match self.place {
+            Place::S3 { .. } | Place::Directory(_) => 1000,
+            Place::Azure { .. } => 256,
+            Place::Gcs { .. } => 100,
+        }
+    }
+
+    /// Whether Barman 3.19.1 deletes a whole directory of WAL by its prefix here, and not WAL file by WAL file: on S3; and in
+    /// directories, which it does not know.
+    #[must_use]
+    pub fn deletes_prefixes(&self) -> bool {
+        matches!(self.place, Place::S3 { .. } | Place::Directory(_))
+    }
+
+    async fn delete_at_once(&self, keys: &[String]) -> Result<Vec<(String, Error)>> {
+        let deadline = Instant::now() + self.retry_timeout;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let paths = keys.iter().map(|key| path_of(key)).collect::<Result<Vec<_>>>()?;
+            let outcomes: Vec<_> = self.objects.delete_stream(stream::iter(paths).map(Ok).boxed()).collect().await;
+            if outcomes.len() == keys.len() {
+                // The library answers in the order it was asked.
+                let failed = keys.iter().zip(outcomes).filter_map(|(key, outcome)| match outcome {
+                    Ok(_) | Err(object_store::Error::NotFound { .. }) => None,
+                    Err(error) => Some((key.clone(), failure::describe("delete object", key, error))),
+                });
+                return Ok(failed.collect());
+            }
+            // One error for all of them: the request itself failed.
+            let Some(error) = outcomes.into_iter().find_map(Result::err) else {
+                let what =
+                    format!("could not delete {} objects: the store did not answer for each of them", keys.len());
+                return Err(Error::new(crate::error::ErrorKind::Unreachable, what));
+            };
+            // Deleting twice does no harm, which the store library does not take for granted.
+            let again = failure::answer_was_lost(&error) && Instant::now() + pause < deadline;
+            let error = failure::describe("delete objects beginning with", &keys[0], error);
+            if !again {
+                return Err(error);
+            }
+            tracing::info!("{error}; trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Requests that the store library does not know, made and signed here: is the bucket there, make it, is an object locked.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use object_store::ClientOptions;
+use object_store::aws::{AmazonS3, AwsAuthorizer};
+use object_store::azure::{AzureAuthorizer, AzureCredentialProvider};
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, ReqwestConnector,
+};
+use object_store::gcp::GcpCredentialProvider;
+use object_store::path::Path as ObjectPath;
+use object_store::signer::Signer;
+
+use super::options::{FIRST_PAUSE, LONGEST_PAUSE};
+use super::{Place, Store, failure, path_of};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Answers to these requests are short: what is longer is cut off.
+const ANSWER_LIMIT_BYTES: usize = 64 << 10;
+
+/// The region whose buckets must not be asked for by its name.
+const UNNAMED_REGION: &str = "us-east-1";
+
+/// Whether a store's bucket, container or directory is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// It is.
+    Present,
+    /// The store says that it is not.
+    Absent,
+    /// No connection to the store could be made, and why: its name is unknown, or nobody listens there. A server that
+    /// answers nonsense, late or not at all is an error instead.
+    NoConnection(String),
+}
+
+/// The service behind a store.
+#[derive(Debug)]
+pub(super) enum Service {
+    S3 { bucket: Box<AmazonS3>, region: String, wire: Wire },
+    Azure { credentials: AzureCredentialProvider, account: String, url: String, wire: Wire },
+    Gcs { credentials: GcpCredentialProvider, url: String, project: Option<String>, wire: Wire },
+    Directory(PathBuf),
+}
+
+/// The way to a service; made when it is first used, since most commands never do.
+#[derive(Debug)]
+pub(super) struct Wire {
+    options: ClientOptions,
+    client: OnceLock<HttpClient>,
+}
+
+/// What is asked about.
+#[derive(Debug, Clone, Copy)]
+enum Target<'a> {
+    Container,
+    Object(&'a str),
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Store {
+    /// Asks whether the bucket or container is there: one request, tried again for as long as any other.
+    ///
+    /// Errors: `Denied` where the store refuses to say; `Unreachable` for whatever else is no answer.
+    pub async fn probe(&self) -> Result<Probe> {
+        if let Service::Directory(root) = &*self.service {
+            return Ok(if root.is_dir() { Probe::Present } else { Probe::Absent });
+        }
+        let answer =
+            match self.service.exchange(&Method::HEAD, Target::Container, Bytes::new(), self.retry_timeout).await? {
+                Ok(answer) => answer,
+                Err(error) if could_not_connect(&error) => return Ok(Probe::NoConnection(failure::root_cause(&error))),
+                Err(error) => return Err(self.broken("look for", &error)),
+            };
+        match answer.status {
+            status if status.is_success() => Ok(Probe::Present),
+            StatusCode::NOT_FOUND => Ok(Probe::Absent),
+            _ => Err(self.refused("look for", &answer)),
+        }
+    }
+
+    /// Makes the bucket or container, private and without further settings; one that is there already is as good.
+    ///
+    /// Errors: `Denied`, `Conflict` where the name is somebody else's, `Unreachable`.
+    pub async fn create_container(&self) -> Result<()> {
+        let body = match &*self.service {
+            // Opening it made it, or failed.
+            Service::Directory(_) => return Ok(()),
+            Service::S3 { region, .. } if region != UNNAMED_REGION => Bytes::from(format!(
+                "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LocationConstraint>{region}\
+                 </LocationConstraint></CreateBucketConfiguration>"
+            )),
+            _ => Bytes::new(),
+        };
+        let answer = self.service.exchange(&Method::PUT, Target::Container, body, self.retry_timeout).await?;
+        let answer = answer.map_err(|error| self.broken("create", &error))?;
+        // Whoever may not make it, or comes second, may still use it.
+        if answer.status.is_success() || matches!(self.probe().await, Ok(Probe::Present)) {
+            return Ok(());
+        }
+        let error = self.refused("create", &answer);
+        match &*self.service {
+            Service::Gcs { project: None, .. } => {
+                Err(error.with_hint("A new bucket belongs to a project: set GOOGLE_CLOUD_PROJECT."))
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Whether S3's object lock keeps the current version of an object from being deleted: a legal hold, or a retention that
+    /// has not ended. Other stores have no such lock, and an object that is not there has none.
+    pub async fn is_locked(&self, key: &str) -> Result<bool> {
+        if !matches!(&*self.service, Service::S3 { .. }) {
+            return Ok(false);
+        }
+        let answer =
+            self.service.exchange(&Method::HEAD, Target::Object(key), Bytes::new(), self.retry_timeout).await?;
+        let answer = answer.map_err(|error| {
+            let cause = failure::root_cause(&error);
+            Error::new(ErrorKind::Unreachable, format!("could not look for object \"{key}\": {cause}"))
+        })?;
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => locked(&answer.headers, Utc::now())
+                .map_err(|cause| Error::corrupt(format!("could not read the lock of object \"{key}\": {cause}"))),
+            _ => Err(answer.error(&format!("could not look for object \"{key}\""))),
+        }
+    }
+
+    fn broken(&self, verb: &str, error: &HttpError) -> Error {
+        let doing = self.doing(verb);
+        Error::new(ErrorKind::Unreachable, format!("{doing}: {}", failure::root_cause(error)))
+    }
+
+    fn refused(&self, verb: &str, answer: &Answer) -> Error {
+        let error = answer.error(&self.doing(verb));
+        let elsewhere = answer.headers.get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
+        match (&*self.service, elsewhere) {
+            (Service::S3 { region, .. }, Some(elsewhere)) if elsewhere != region => {
+                error.with_hint(format!("The bucket is in region {elsewhere}, and was looked for in {region}."))
+            }
+            _ => error,
+        }
+    }
+
+    fn doing(&self, verb: &str) -> String {
+        let noun = if matches!(self.place, Place::Azure { .. }) { "container" } else { "bucket" };
+        format!("could not {verb} {noun} \"{}\"", self.place.container())
+    }
+}
+
+impl Answer {
+    fn error(&self, doing: &str) -> Error {
+        let kind = match self.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::Denied,
+            StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => ErrorKind::Conflict,
+            _ => ErrorKind::Unreachable,
+        };
+        let said = failure::one_line(&String::from_utf8_lossy(&self.body));
+        let colon = if said.is_empty() { "" } else { ": " };
+        Error::new(kind, format!("{doing}: the server answered {}{colon}{said}", self.status))
+    }
+}
+
+impl Wire {
+    pub(super) fn new(options: ClientOptions) -> Self {
+        Self { options, client: OnceLock::new() }
+    }
+
+    fn client(&self) -> Result<&HttpClient> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        let made = ReqwestConnector::default().connect(&self.options);
+        let made = made.map_err(|error| failure::describe("reach", "the store", error))?;
+        Ok(self.client.get_or_init(|| made))
+    }
+}
+
+impl Service {
+    /// One answer of the server, good or bad, or why there is none; all of these requests can be repeated without harm.
+    async fn exchange(
+        &self,
+        method: &Method,
+        target: Target<'_>,
+        body: Bytes,
+        budget: Duration,
+    ) -> Result<Result<Answer, HttpError>> {
+        let deadline = Instant::now() + budget;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // Signed anew each time: a signature is good for some minutes only.
+            let request = self.request(method, target, body.clone()).await?;
+            let outcome = self.send(request).await?;
+            let may_pass = match &outcome {
+                Ok(answer) => {
+                    answer.status.is_server_error()
+                        || matches!(answer.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+                }
+                Err(error) => error.kind() != HttpErrorKind::Decode,
+            };
+            if !may_pass || Instant::now() + pause >= deadline {
+                return Ok(outcome);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn request(&self, method: &Method, target: Target<'_>, body: Bytes) -> Result<HttpRequest> {
+        let failed = |error| failure::describe("prepare a request to", "the store", error);
+        let build = |url: &str, body: Bytes| {
+            let request = http::Request::builder().method(method).uri(url).body(HttpRequestBody::from(body));
+            request.map_err(|error| Error::usage(format!("could not use URL \"{url}\": {error}")))
+        };
+        match self {
+            Self::S3 { bucket, region, .. } => {
+                let path = match target {
+                    Target::Container => ObjectPath::default(),
+                    Target::Object(key) => path_of(key)?,
+                };
+                // The library knows the URL of everything in the bucket, and tells it signed only.
+                let signed = bucket.signed_url(Method::GET, &path, Duration::from_mins(1)).await;
+                let mut url = signed.map_err(failed)?;
+                url.set_query(None);
+                if let Target::Container = target {
+                    let plain = url.path().trim_end_matches('/').to_owned();
+                    url.set_path(&plain);
+                }
+                let mut request = build(url.as_str(), body)?;
+                let credential = bucket.credentials().get_credential().await.map_err(failed)?;
+                AwsAuthorizer::new(&credential, "s3", region).try_authorize(&mut request, None).map_err(failed)?;
+                Ok(request)
+            }
+            Self::Azure { credentials, account, url, .. } => {
+                let mut request = build(&format!("{url}?restype=container"), body)?;
+                let credential = credentials.get_credential().await.map_err(failed)?;
+                AzureAuthorizer::new(&credential, account).try_authorize(&mut request).map_err(failed)?;
+                Ok(request)
+            }
+            Self::Gcs { credentials, url, project, .. } => {
+                let mut request = build(url, body)?;
+                let credential = credentials.get_credential().await.map_err(failed)?;
+                let header = |text: &str| {
+                    HeaderValue::from_str(text).map_err(|_| Error::usage("could not use a credential: it is no header"))
+                };
+                let bearer = header(&format!("Bearer {}", credential.bearer))?;
+                request.headers_mut().insert(http::header::AUTHORIZATION, bearer);
+                if let (Some(project), &Method::PUT) = (project, method) {
+                    request.headers_mut().insert("x-goog-project-id", header(project)?);
+                }
+                Ok(request)
+            }
+            Self::Directory(_) => Err(Error::new(ErrorKind::Bug, "a directory was sent a request")),
+        }
+    }
+
+    async fn send(&self, request: HttpRequest) -> Result<Result<Answer, HttpError>> {
+        let (Self::S3 { wire, .. } | Self::Azure { wire, .. } | Self::Gcs { wire, .. }) = self else {
+            return Err(Error::new(ErrorKind::Bug, "a directory was sent a request"));
+        };
+        let response = match wire.client()?.execute(request).await {
+            Ok(response) => response,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (head, body) = response.into_parts();
+        let (mut stream, mut body) = (body.bytes_stream(), Vec::new());
+        while let Some(chunk) = stream.next().await {
+            match chunk {
+                Ok(chunk) => body.extend_from_slice(&chunk[..chunk.len().min(ANSWER_LIMIT_BYTES - body.len())]),
+                Err(error) => return Ok(Err(error)),
+            }
+            if body.len() == ANSWER_LIMIT_BYTES {
+                break;
+            }
+        }
+        Ok(Ok(Answer { status: head.status, headers: head.headers, body: body.into() }))
+    }
+}
+
+/// True when no server was reached at all. One that shows a certificate nobody trusts was reached.
+fn could_not_connect(error: &HttpError) -> bool {
+    error.kind() == HttpErrorKind::Connect && !failure::is_about_tls(error)
+}
+
+/// Whether the headers of an object's version say that it is locked at `now`; else what they say that is no date.
+fn locked(headers: &HeaderMap, now: DateTime<Utc>) -> Result<bool, String> {
+    let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    if text("x-amz-object-lock-legal-hold").is_some_and(|hold| hold.eq_ignore_ascii_case("ON")) {
+        return Ok(true);
+    }
+    match text("x-amz-object-lock-retain-until-date") {
+        None => Ok(false),
+        Some(until) => DateTime::parse_from_rfc3339(&until)
+            .map(|until| until > now)
+            .map_err(|_| format!("\"{}\" is not a date", until.escape_debug())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_a_hold_or_a_retention_that_has_not_ended() {
+        let now = "2026-11-24T12:00:00Z".parse().unwrap();
+        let is_locked = |pairs: &[(&'static str, &'static str)]| {
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+            locked(&headers.collect(), now)
+        };
+        let (hold, until) = ("x-amz-object-lock-legal-hold", "x-amz-object-lock-retain-until-date");
+        assert_eq!(is_locked(&[]), Ok(false));
+        assert_eq!(is_locked(&[(hold, "ON")]), Ok(true));
+        assert_eq!(is_locked(&[(hold, "OFF"), (until, "2026-11-24T11:59:59Z")]), Ok(false));
+        assert_eq!(is_locked(&[(until, "2026-11-24T12:00:01.000Z")]), Ok(true));
+        assert!(is_locked(&[(until, "soon")]).is_err());
+    }
+}
