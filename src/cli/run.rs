@@ -13,7 +13,7 @@ use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, S
 use crate::cli::progress::Screen;
 use crate::cli::zone::Zone;
 use crate::commands::archive::{Archive, WalCompression};
-use crate::commands::backup::{self, BackupDone, BackupRequest};
+use crate::commands::backup::{self, BackupDone, BackupRequest, Naming, WalWait};
 use crate::commands::catalog;
 use crate::commands::progress::Progress;
 use crate::commands::restore::{self, PreparedRestore, REQUEST_BYTES, RestoreDone, RestoreRequest};
@@ -23,6 +23,7 @@ use crate::domain::lsn::Lsn;
 use crate::domain::segment::SegmentSize;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::keys::ServerPrefix;
+use crate::postgres::configuration::Form;
 use crate::postgres::conninfo::Conninfo;
 use crate::postgres::{os_user, settings};
 use crate::store::{AddressingStyle, Place, Store, StoreOptions, default_cache_dir};
@@ -101,6 +102,7 @@ async fn take_backup(
         conninfo: Conninfo::resolve(args.dbname.as_deref(), &as_libpq_sees_it(around.environment))?,
         pgdata: args.pgdata,
         name: args.name,
+        naming: Naming::in_utc(around.now),
         jobs: args.jobs,
         compression: args.compression.codec,
         level: args.compression.level,
@@ -109,6 +111,11 @@ async fn take_backup(
         max_rate_bytes_per_s: args.max_rate_bytes,
         part_size_bytes: usize::try_from(args.part_size_bytes)
             .map_err(|_| Error::usage("the part size is larger than this machine's memory"))?,
+        part_memory_bytes: None,
+        max_tar_bytes: None,
+        configuration: Form::FitForCopy,
+        with_logs: true,
+        wal: WalWait::Store,
         wal_timeout: args.wal_timeout,
         now: around.now,
     };

@@ -5,19 +5,20 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use tokio::runtime::Handle;
 
 use crate::codec::tar::Attributes;
-use crate::commands::archive::{Archive, WalCompression};
-use crate::commands::catalog;
+use crate::commands::archive::Archive;
+pub use crate::commands::backup_request::{
+    BackupDone, BackupFailure, BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, Stage, WalWait,
+};
+use crate::commands::catalog_entry::{self, Ended, Took};
 use crate::commands::copy::{Copy, LastFile, Manifest, Source};
 use crate::commands::interrupt::Interrupt;
-use crate::commands::part_upload::{PARTS_IN_MEMORY, RateLimit, UploadLimits};
+use crate::commands::part_upload::{Buffers, RateLimit, UploadLimits};
 use crate::commands::progress::Progress;
 use crate::commands::wal_presence::{NeededWal, WalShipped, pg_wal_of};
-use crate::domain::backup::{Backup, BackupId, BackupName, BackupStatus, CopyStats};
-use crate::domain::compression::Compression;
+use crate::domain::backup::{Backup, BackupId};
 use crate::domain::segment::SegmentName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::backup_info;
@@ -25,61 +26,12 @@ use crate::layout::keys::PartFamily;
 use crate::layout::manifest::{ManifestWriter, WalRange};
 use crate::layout::part_index::{ManifestObject, Part, PartIndex, SCHEMA};
 use crate::postgres::archive_status;
-use crate::postgres::base_backup::{self, BackupLabel, BackupStart, BackupStop};
+use crate::postgres::base_backup::{self, BackupLabel, BackupStop, StopWait};
 use crate::postgres::connection::Session;
-use crate::postgres::conninfo::Conninfo;
 use crate::postgres::data_directory::WalkRoot;
 use crate::postgres::server::ServerFacts;
 use crate::postgres::{configuration, pg_control};
-use crate::store::{Metadata, Put};
-
-/// What a backup is asked for.
-#[derive(Debug)]
-pub struct BackupRequest {
-    /// How to reach the server.
-    pub conninfo: Conninfo,
-    /// The data directory, when it is not where the server says (another mount, another container).
-    pub pgdata: Option<PathBuf>,
-    /// A name for people.
-    pub name: Option<BackupName>,
-    /// Workers that read, compress and upload.
-    pub jobs: usize,
-    /// How parts are compressed.
-    pub compression: Compression,
-    /// At which level; the format's default when none.
-    pub level: Option<i32>,
-    /// How WAL is compressed that the backup has to ship itself.
-    pub wal_compression: WalCompression,
-    /// Ask for an immediate checkpoint instead of a spread one.
-    pub fast: bool,
-    /// Bytes per second all workers together may upload.
-    pub max_rate_bytes_per_s: Option<u64>,
-    /// The size of one multipart-upload part.
-    pub part_size_bytes: usize,
-    /// How long to wait for the last WAL segment.
-    pub wal_timeout: Duration,
-    /// When the backup is taken; its id.
-    pub now: DateTime<Utc>,
-}
-
-/// A finished backup.
-#[derive(Debug, Clone)]
-pub struct BackupDone {
-    /// What the catalogue now says.
-    pub backup: Backup,
-    /// Bytes of content read.
-    pub content_bytes: u64,
-    /// Files copied.
-    pub files: u64,
-    /// Bytes stored, parts and manifest.
-    pub stored_bytes: u64,
-    /// Parts stored.
-    pub parts: usize,
-    /// WAL segments needed, and shipped by the backup itself.
-    pub wal: WalShipped,
-    /// How long each phase took.
-    pub phases: Vec<(&'static str, Duration)>,
-}
+use crate::store::Metadata;
 
 /// A tar takes this much content before the next is begun: enough of them to restore in parallel.
 const TAR_SIZE_BYTES: u64 = 512 << 20;
@@ -93,48 +45,87 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 /// Takes a base backup.
 ///
 /// The parts come first, then the manifest and the index, `backup.info` last: it is the commit, and it says DONE only
-/// after every WAL segment from begin to end is in the store. On any failure and on SIGINT or SIGTERM the server
-/// leaves backup mode, open uploads are aborted and the backup is recorded as FAILED.
+/// after every WAL segment from begin to end is in the store, or, with [`WalWait::Server`], after the server said so. On
+/// any failure and on SIGINT or SIGTERM the server leaves backup mode, open uploads are aborted and the backup is recorded
+/// as FAILED.
 ///
-/// Memory: (`jobs` + 1) × 4 × part size, and the codecs' own; nothing is staged on disk. Needs a multi-threaded
-/// runtime. Errors: `Local` for PostgreSQL and the data directory, `Unreachable`, `Denied`, `Interrupted`.
-pub async fn backup(archive: &Archive, request: BackupRequest, progress: Arc<Progress>) -> Result<BackupDone> {
-    let mut interrupt = Interrupt::listen()?;
-    let session = Session::connect(&request.conninfo).await?;
-    let mut facts = ServerFacts::read(&session).await?;
-    let pgdata = check_data_directory(&request, &facts)?;
-    let configuration = configuration::outside_data_directory(&pgdata, &facts)?;
-    // Now, so that a tablespace that cannot be read is known before anything is sent.
-    facts.renew_tablespaces(&session, &pgdata).await?;
-    hold_wal(&session, &facts).await?;
+/// Memory: (`jobs` + 1) × 4 × part size unless there is a limit, and the codecs' own; nothing is staged on disk. Needs a
+/// multi-threaded runtime. Errors: `Local` for PostgreSQL and the data directory, `Unreachable`, `Denied`,
+/// `Interrupted`; each with how far the backup had come.
+pub async fn backup(
+    archive: &Archive,
+    request: BackupRequest,
+    progress: Arc<Progress>,
+) -> Result<BackupDone, BackupFailure> {
+    let preparing = || BackupFailure::at(Stage::Preparing);
+    let mut interrupt = Interrupt::listen().map_err(preparing())?;
+    let session = Session::connect(&request.conninfo).await.map_err(BackupFailure::at(Stage::Connecting))?;
+    let mut ready = get_ready(&session, &request).await.map_err(preparing())?;
     progress.phase("start", 0);
     let started = Instant::now();
-    let label = format!("barback {}", request.now.format("%Y-%m-%d %H:%M:%S UTC"));
-    let start = tokio::select! {
-        start = base_backup::start(&session, &facts, &label, request.fast) => start?,
-        stopped = interrupt.signalled() => return Err(stopped),
+    let starting = start(archive, &request, &session, &mut ready, &mut interrupt).await;
+    let record = starting.map_err(BackupFailure::at(Stage::Running(None)))?;
+    let run = Run {
+        archive,
+        request: &request,
+        buffers: Buffers::within(request.part_memory_bytes, request.jobs, request.part_size_bytes),
+        session: &session,
+        facts: &ready.facts,
+        pgdata: ready.pgdata,
+        configuration: ready.configuration,
+        progress,
+        started,
     };
-    facts.renew_tablespaces(&session, &pgdata).await?;
-    let (id, mut record) = claim_id(archive, &request, &facts, &start).await?;
-    let run =
-        Run { archive, request: &request, session: &session, facts: &facts, pgdata, configuration, progress, started };
-    match run.to_the_end(&id, &mut record, &mut interrupt).await {
-        Ok(done) => {
-            close(session).await;
-            Ok(done)
-        }
-        Err(error) => {
-            // Closing the session is what takes the server out of backup mode.
-            close(session).await;
-            Err(record_failure(archive, record, error).await)
+    let outcome = run.to_the_end(&record, &mut interrupt).await;
+    // Closing the session is what takes the server out of backup mode, should it still be in it.
+    close(session).await;
+    match outcome {
+        Ok(done) => Ok(done),
+        Err(cause) => {
+            catalog_entry::record_failure(archive, &request, &record, &cause).await;
+            Err(BackupFailure { stage: Stage::Running(Some(record.id)), cause })
         }
     }
+}
+
+/// What is known before the server is asked to begin.
+struct Ready {
+    facts: ServerFacts,
+    pgdata: PathBuf,
+    configuration: Vec<(String, Vec<u8>)>,
+}
+
+async fn get_ready(session: &Session, request: &BackupRequest) -> Result<Ready> {
+    let mut facts = ServerFacts::read(session).await?;
+    let pgdata = check_data_directory(request, &facts)?;
+    let configuration = configuration::outside_data_directory(&pgdata, &facts, request.configuration)?;
+    // Now, so that a tablespace that cannot be read is known before anything is sent.
+    facts.renew_tablespaces(session, &pgdata).await?;
+    hold_wal(session, &facts).await?;
+    Ok(Ready { facts, pgdata, configuration })
+}
+
+/// Begins the backup on the server and in the catalogue.
+async fn start(
+    archive: &Archive,
+    request: &BackupRequest,
+    session: &Session,
+    ready: &mut Ready,
+    interrupt: &mut Interrupt,
+) -> Result<Backup> {
+    let start = tokio::select! {
+        start = base_backup::start(session, &ready.facts, &request.naming.label, request.fast) => start?,
+        stopped = interrupt.signalled() => return Err(stopped),
+    };
+    ready.facts.renew_tablespaces(session, &ready.pgdata).await?;
+    catalog_entry::claim(archive, request, &ready.facts, &start).await
 }
 
 /// One backup on its way, from the started server to the commit.
 struct Run<'a> {
     archive: &'a Archive,
     request: &'a BackupRequest,
+    buffers: Buffers,
     session: &'a Session,
     facts: &'a ServerFacts,
     pgdata: PathBuf,
@@ -144,14 +135,9 @@ struct Run<'a> {
     started: Instant,
 }
 
-/// What the server said at the end.
-struct Ended {
-    stop: BackupStop,
-    label: BackupLabel,
-}
-
 impl Run<'_> {
-    async fn to_the_end(&self, id: &BackupId, record: &mut Backup, interrupt: &mut Interrupt) -> Result<BackupDone> {
+    async fn to_the_end(&self, record: &Backup, interrupt: &mut Interrupt) -> Result<BackupDone> {
+        let id = &record.id;
         let copy = Arc::new(self.copy_of(id, interrupt)?);
         let mut phases = vec![("checkpoint", self.started.elapsed())];
         let copying = Instant::now();
@@ -163,7 +149,8 @@ impl Run<'_> {
         self.progress.phase("stop", 0);
         // A backup of a standby is consistent only if the control file is copied after everything else.
         let control = pg_control::read_consistent(&control_file(&self.pgdata))?;
-        let stop = base_backup::stop(self.session, self.facts).await?;
+        let stop = self.stop(interrupt).await?;
+        self.mark_restore_point(id).await;
         let last = self.last_files(control, &stop)?;
         let ended = Ended { label: BackupLabel::parse(&stop.label)?, stop };
         parts.push(self.attended(interrupt, &copy, move |copy| copy.last_tar(&last)).await?);
@@ -173,9 +160,12 @@ impl Run<'_> {
         self.progress.phase("wal", 0);
         let ranges = self.wal_ranges(&ended)?;
         let needed = self.needed_wal(ranges.clone());
-        let wal = tokio::select! {
-            wal = needed.ensure() => wal?,
-            stopped = interrupt.signalled() => return Err(stopped),
+        let wal = match self.request.wal {
+            WalWait::Server => WalShipped::default(),
+            WalWait::Store => tokio::select! {
+                wal = needed.ensure() => wal?,
+                stopped = interrupt.signalled() => return Err(stopped),
+            },
         };
         phases.push(("wal", waiting.elapsed()));
 
@@ -184,15 +174,16 @@ impl Run<'_> {
         let manifest = self.attended(interrupt, &copy, move |copy| copy.finish_manifest(&ranges)).await?;
         let manifest_bytes = manifest.bytes;
         parts.sort_by(|a, b| a.name.cmp(&b.name));
-        self.complete(record, &ended, &phases);
-        let index = self.index_of(&ended, record, parts, manifest);
+        let took = Took { total: self.started.elapsed(), workers: self.buffers.workers, phases: &phases };
+        let record = catalog_entry::done(record, self.request, &ended, &took);
+        let index = self.index_of(&ended, id, parts, manifest);
         let json = index.to_json()?;
         self.archive.store.put(&self.archive.prefix.part_index(id), json.into(), &Metadata::new()).await?;
-        let info = backup_info::write(record);
+        let info = backup_info::write(&record);
         self.archive.store.put(&self.archive.prefix.backup_info(id), info.into(), &Metadata::new()).await?;
         phases.push(("commit", committing.elapsed()));
         Ok(BackupDone {
-            backup: record.clone(),
+            backup: record,
             content_bytes: copy.content_bytes.load(Ordering::Relaxed),
             files: index.parts.iter().map(|part| part.files).sum(),
             stored_bytes: index.parts.iter().map(|part| part.bytes).sum::<u64>() + manifest_bytes,
@@ -202,12 +193,34 @@ impl Run<'_> {
         })
     }
 
-    fn index_of(&self, ended: &Ended, record: &Backup, parts: Vec<Part>, manifest: ManifestObject) -> PartIndex {
+    /// Ends the backup on the server.
+    async fn stop(&self, interrupt: &mut Interrupt) -> Result<BackupStop> {
+        let wait = match self.request.wal {
+            WalWait::Store => StopWait::No,
+            WalWait::Server => StopWait::ForArchiver(self.request.wal_timeout),
+        };
+        tokio::select! {
+            stop = base_backup::stop(self.session, self.facts, wait) => stop,
+            stopped = interrupt.signalled() => Err(stopped),
+        }
+    }
+
+    /// A name for people who recover to the end of this backup; without it, it is as good.
+    async fn mark_restore_point(&self, id: &BackupId) {
+        let Some(prefix) = self.request.naming.restore_point_prefix.filter(|_| !self.facts.in_recovery) else { return };
+        let name = format!("{prefix}{id}");
+        match base_backup::create_restore_point(self.session, &name).await {
+            Ok(()) => tracing::info!("restore point '{name}' was created"),
+            Err(error) => tracing::warn!("{error}; the backup does without"),
+        }
+    }
+
+    fn index_of(&self, ended: &Ended, id: &BackupId, parts: Vec<Part>, manifest: ManifestObject) -> PartIndex {
         let Ended { stop, label } = ended;
         let size = self.facts.segment_size;
         PartIndex {
             schema: SCHEMA,
-            backup_id: record.id.clone(),
+            backup_id: id.clone(),
             system_identifier: self.facts.system_identifier,
             server_version: self.facts.version,
             timeline: label.start_timeline,
@@ -250,8 +263,12 @@ impl Run<'_> {
 
     fn copy_of(&self, id: &BackupId, interrupt: &Interrupt) -> Result<Copy> {
         let runtime = Handle::current();
-        let parts_bytes = (self.request.jobs + 1) * PARTS_IN_MEMORY * self.request.part_size_bytes;
-        tracing::debug!("parts take at most {parts_bytes} bytes of memory");
+        let Buffers { workers, part_size_bytes, parts_in_memory } = self.buffers;
+        if part_size_bytes < self.request.part_size_bytes {
+            let wanted = self.request.part_size_bytes;
+            tracing::warn!("parts are of {part_size_bytes} bytes and not of {wanted}, for which memory is too small");
+        }
+        tracing::debug!("{workers} workers hold at most {parts_in_memory} parts of {part_size_bytes} bytes each");
         let writer = ManifestWriter::new(self.facts.version, self.facts.system_identifier);
         let sources = self.sources();
         let share = self.facts.cluster_size_bytes.unwrap_or(0) / MOST_TARS;
@@ -261,15 +278,17 @@ impl Run<'_> {
             numbers: sources.iter().map(|_| AtomicU32::new(0)).collect(),
             content_bytes: AtomicU64::new(0),
             sources,
-            jobs: self.request.jobs,
+            jobs: workers,
             compression: self.request.compression,
             level: self.request.level,
             limits: UploadLimits {
-                part_size_bytes: self.request.part_size_bytes,
+                part_size_bytes,
+                parts_in_memory,
                 rate: RateLimit::new(self.request.max_rate_bytes_per_s),
                 interrupt: interrupt.clone(),
             },
             tar_size_bytes: TAR_SIZE_BYTES.max(share),
+            max_tar_bytes: self.request.max_tar_bytes,
             interrupt: interrupt.clone(),
             progress: Arc::clone(&self.progress),
             manifest: Mutex::new(Manifest::begin(writer, &runtime, self.archive, id, interrupt)?),
@@ -289,11 +308,9 @@ impl Run<'_> {
         }
         let locations = self.facts.tablespaces.iter().map(|tablespace| PathBuf::from(&tablespace.location)).collect();
         let replaced = self.configuration.iter().map(|(path, _)| PathBuf::from(path)).collect();
-        sources.push(Source {
-            family: PartFamily::Data,
-            root: WalkRoot::data_directory(&self.pgdata, self.facts.version, locations).without(replaced),
-            manifest_prefix: String::new(),
-        });
+        let root = WalkRoot::data_directory(&self.pgdata, self.facts.version, locations).without(replaced);
+        let root = if self.request.with_logs { root } else { root.without_logs() };
+        sources.push(Source { family: PartFamily::Data, root, manifest_prefix: String::new() });
         sources
     }
 
@@ -340,32 +357,6 @@ impl Run<'_> {
             timeout: self.request.wal_timeout,
         }
     }
-
-    fn complete(&self, record: &mut Backup, ended: &Ended, phases: &[(&'static str, Duration)]) {
-        let Ended { stop, label } = ended;
-        let size = self.facts.segment_size;
-        // Where replay begins is what the label says, and nothing that was asked beside the start.
-        record.timeline = Some(label.start_timeline);
-        record.begin_lsn = Some(label.start_lsn);
-        record.begin_segment = Some(label.start_segment);
-        record.status = BackupStatus::Done;
-        record.name = self.request.name.as_ref().map(|name| name.as_str().to_owned());
-        record.end_lsn = Some(stop.lsn);
-        // Barman 3.19.1 names the segment that *holds* the end LSN, the next one when it lies on a boundary.
-        record.end_segment = Some(SegmentName::from_number(stop.timeline, size.segment_of(stop.lsn), size));
-        record.end_time = Some(stop.time);
-        record.backup_label = Some(stop.label.clone());
-        let seconds = |name: &str| {
-            phases.iter().filter(|(phase, _)| *phase == name).map(|(_, took)| took.as_secs_f64()).sum::<f64>()
-        };
-        record.copy_stats = Some(CopyStats {
-            total_time_s: self.started.elapsed().as_secs_f64(),
-            number_of_workers: u32::try_from(self.request.jobs).unwrap_or(u32::MAX),
-            copy_time_s: seconds("copy"),
-            serialized_copy_time_s: seconds("copy"),
-            ..CopyStats::default()
-        });
-    }
 }
 
 fn control_file(pgdata: &Path) -> PathBuf {
@@ -401,69 +392,6 @@ async fn hold_wal(session: &Session, facts: &ServerFacts) -> Result<()> {
         tracing::warn!("{error}{remedy}; a long backup may find its first WAL segments recycled, and will say so");
     }
     Ok(())
-}
-
-/// Records STARTED under an id nobody has: two clients in one second must not share a directory.
-async fn claim_id(
-    archive: &Archive,
-    request: &BackupRequest,
-    facts: &ServerFacts,
-    start: &BackupStart,
-) -> Result<(BackupId, Backup)> {
-    const TRIES: i64 = 10;
-    for later in 0..TRIES {
-        let id = BackupId::from_time(request.now + chrono::TimeDelta::seconds(later));
-        let record = started(&id, facts, start);
-        let key = archive.prefix.backup_info(&id);
-        let info = backup_info::write(&record);
-        let probe = archive.prefix.dialect_probe();
-        let put = archive.store.put_new(&key, info.clone().into(), &Metadata::new(), &probe).await?;
-        // The answer to our own put may have been lost: two backups never begin in the same microsecond.
-        if put == Put::Created || archive.store.get(&key, catalog::BACKUP_INFO_LIMIT_BYTES).await?.content == info {
-            return Ok((id, record));
-        }
-        tracing::info!("backup id {id} is taken, trying the next second");
-    }
-    Err(Error::new(ErrorKind::Conflict, format!("could not find a free backup id in {TRIES} s from {}", request.now)))
-}
-
-fn started(id: &BackupId, facts: &ServerFacts, start: &BackupStart) -> Backup {
-    let path_text = |path: &Path| path.to_string_lossy().into_owned();
-    let size = facts.segment_size;
-    Backup {
-        status: BackupStatus::Started,
-        system_identifier: Some(facts.system_identifier),
-        version: Some(facts.version),
-        pgdata: Some(path_text(&facts.data_directory)),
-        config_file: facts.config_file.as_deref().map(path_text),
-        hba_file: facts.hba_file.as_deref().map(path_text),
-        ident_file: facts.ident_file.as_deref().map(path_text),
-        included_files: (!facts.included_files.is_empty())
-            .then(|| facts.included_files.iter().map(|path| path_text(path)).collect()),
-        timeline: Some(start.timeline),
-        begin_lsn: Some(start.lsn),
-        begin_segment: Some(SegmentName::from_number(start.timeline, size.segment_of(start.lsn), size)),
-        begin_time: Some(start.time),
-        segment_size: size,
-        cluster_size_bytes: facts.cluster_size_bytes,
-        data_checksums: Some(facts.data_checksums),
-        tablespaces: facts.tablespaces.clone(),
-        summarize_wal: facts.summarize_wal.clone(),
-        ..Backup::new(id.clone())
-    }
-}
-
-/// Says FAILED in the catalogue. The first error is the one that is returned; a record that could not be written
-/// leaves STARTED, which is no more restorable.
-async fn record_failure(archive: &Archive, mut record: Backup, error: Error) -> Error {
-    record.status = BackupStatus::Failed;
-    record.error = Some(error.to_string().lines().next().unwrap_or_default().to_owned());
-    let info = backup_info::write(&record).into();
-    let key = archive.prefix.backup_info(&record.id);
-    if let Err(unrecorded) = archive.store.put(&key, info, &Metadata::new()).await {
-        tracing::warn!("the backup stays recorded as STARTED: {unrecorded}");
-    }
-    error.context(format!("could not take base backup \"{}\"", record.id))
 }
 
 /// A backup is what it is by now, whether the goodbye is heard or not.

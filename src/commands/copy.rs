@@ -31,8 +31,15 @@ const ENTRIES_QUEUED: usize = 256;
 /// The manifest is uploaded in S3's smallest parts: it is small, and its buffer comes on top of the workers'.
 const MANIFEST_PART_BYTES: usize = 5 << 20;
 
+/// It is written slowly: one of its parts on its way, and one being filled.
+const MANIFEST_PARTS_IN_MEMORY: usize = 2;
+
 /// How the manifest is compressed, whatever the parts are.
 const MANIFEST_COMPRESSION: Compression = Compression::Zstd;
+
+/// Barman's four digits of part number end at 9999. From this number on tars grow instead of becoming more; the workers
+/// that are about to begin one, and the last tar, still find a number.
+const NUMBERS_TO_SPLIT_UP_TO: u32 = 9000;
 
 /// One family of parts: the data directory, or one tablespace.
 #[derive(Debug)]
@@ -54,6 +61,8 @@ pub(crate) struct Copy {
     pub(crate) limits: UploadLimits,
     /// A tar that has taken this much content is closed, and the next one begun.
     pub(crate) tar_size_bytes: u64,
+    /// So is one that has come to more than this in the store.
+    pub(crate) max_tar_bytes: Option<u64>,
     pub(crate) interrupt: Interrupt,
     pub(crate) progress: Arc<Progress>,
     pub(crate) runtime: Handle,
@@ -87,7 +96,15 @@ impl Copy {
             outcomes.push(join(walker).map(|()| Vec::new()));
             outcomes
         });
-        gather(outcomes)
+        let mut parts = gather(outcomes)?;
+        parts.extend(self.empty_tars()?);
+        Ok(parts)
+    }
+
+    /// A tablespace whose directory went while we looked has no part yet; readers insist on one.
+    fn empty_tars(&self) -> Result<Vec<Part>> {
+        let without = (0..self.sources.len()).filter(|source| self.numbers[*source].load(Ordering::Relaxed) == 0);
+        without.map(|source| self.open_tar(source)?.close()).collect()
     }
 
     /// Writes the last data tar: the files that must come after all others.
@@ -139,7 +156,7 @@ impl Copy {
             let next = lock(entries).recv();
             let Ok((source, entry)) = next else { break };
             self.interrupt.check()?;
-            if let Some(tar) = open.take_if(|tar| tar.source != source || tar.content_bytes >= self.tar_size_bytes) {
+            if let Some(tar) = open.take_if(|tar| tar.source != source || self.is_full(tar)) {
                 parts.push(tar.close()?);
             }
             let tar = match &mut open {
@@ -155,14 +172,23 @@ impl Copy {
         Ok(parts)
     }
 
+    fn is_full(&self, tar: &OpenTar) -> bool {
+        let stored_bytes = tar.stored_bytes.load(Ordering::Relaxed);
+        let has_enough =
+            tar.content_bytes >= self.tar_size_bytes || self.max_tar_bytes.is_some_and(|most| stored_bytes > most);
+        has_enough && self.numbers[tar.source].load(Ordering::Relaxed) < NUMBERS_TO_SPLIT_UP_TO
+    }
+
     fn open_tar(&self, source: usize) -> Result<OpenTar> {
         let family = self.sources[source].family;
         let number = self.numbers[source].fetch_add(1, Ordering::Relaxed);
         let key = self.archive.prefix.part(&self.id, &family, number, self.compression);
         let upload = PartUpload::begin(&self.runtime, &self.archive.store, key, self.limits.clone());
+        let stored_bytes = upload.counter();
         let encoder = compression::encoder(self.compression, self.level, upload)?;
         Ok(OpenTar {
             source,
+            stored_bytes,
             name: part_file_name(family, number, self.compression),
             tar: TarWriter::new(encoder),
             content_bytes: 0,
@@ -191,6 +217,8 @@ struct OpenTar {
     source: usize,
     name: String,
     tar: TarWriter<Encoder<PartUpload>>,
+    /// What has come out of the codec.
+    stored_bytes: Arc<AtomicU64>,
     content_bytes: u64,
     files: u64,
 }
@@ -268,8 +296,12 @@ impl Manifest {
         interrupt: &Interrupt,
     ) -> Result<Self> {
         let key = archive.prefix.backup_manifest(id);
-        let (part_size_bytes, interrupt) = (MANIFEST_PART_BYTES, interrupt.clone());
-        let limits = UploadLimits { part_size_bytes, rate: RateLimit::default(), interrupt };
+        let limits = UploadLimits {
+            part_size_bytes: MANIFEST_PART_BYTES,
+            parts_in_memory: MANIFEST_PARTS_IN_MEMORY,
+            rate: RateLimit::default(),
+            interrupt: interrupt.clone(),
+        };
         let upload = PartUpload::begin(runtime, &archive.store, key, limits);
         let encoder = compression::encoder(MANIFEST_COMPRESSION, None, upload)?;
         Ok(Self { writer: Some(writer), encoder: Some(encoder), content_bytes: 0 })

@@ -2,7 +2,9 @@
 
 pub mod archive;
 pub mod backup;
+mod backup_request;
 pub mod catalog;
+mod catalog_entry;
 mod claims;
 mod copy;
 mod extract;

@@ -1,6 +1,8 @@
 //! A stream of bytes cut into equal parts and uploaded while it is still being written.
 
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::codec::digest::{Sha256, Sha256Builder};
@@ -20,12 +22,18 @@ use crate::store::{Metadata, Store, Upload};
 /// Parts of one object on their way to the store at the same time.
 const PARTS_IN_FLIGHT: usize = 2;
 
-/// Parts cut but not yet taken by the uploader, per object.
-const PARTS_QUEUED: usize = 1;
+/// How many parts one open object may hold in memory: in flight, waiting for that, and the one being filled. The memory
+/// of a backup is this × part size × (jobs + 1), and the codecs' own.
+pub const PARTS_IN_MEMORY: usize = PARTS_IN_FLIGHT + 2;
 
-/// How many parts one open object may hold in memory: in flight, queued, and the one being filled. The memory of a
-/// backup is this × part size × (jobs + 1), and the codecs' own.
-pub const PARTS_IN_MEMORY: usize = PARTS_IN_FLIGHT + PARTS_QUEUED + 1;
+/// With fewer, nothing could be filled while a part is on its way.
+const FEWEST_PARTS_IN_MEMORY: usize = 2;
+
+/// S3 takes no smaller part but the last.
+const SMALLEST_PART_BYTES: usize = 5 << 20;
+
+/// What a limit on the rate lets through at once.
+const PACE_BYTES: usize = 64 << 10;
 
 /// How long an upload that is given up waits for the parts that are on their way.
 const LAST_PARTS_MAY_TAKE: Duration = Duration::from_secs(5);
@@ -49,14 +57,18 @@ pub struct Uploaded {
 /// dropped without it, the upload is aborted.
 #[derive(Debug)]
 pub struct PartUpload {
-    buffer: Vec<u8>,
+    /// The part being filled, and its place in memory.
+    filling: Option<(Vec<u8>, OwnedSemaphorePermit)>,
     part_size_bytes: usize,
+    room: Arc<Semaphore>,
     queue: Option<mpsc::Sender<Piece>>,
     uploader: Option<JoinHandle<Result<()>>>,
     runtime: Handle,
     digest: Sha256Builder,
-    bytes: u64,
+    bytes: Arc<AtomicU64>,
     rate: RateLimit,
+    /// Bytes taken that the rate does not know of yet.
+    unpaced: usize,
     interrupt: Interrupt,
 }
 
@@ -65,44 +77,83 @@ pub struct PartUpload {
 pub struct UploadLimits {
     /// The size of one part of it.
     pub part_size_bytes: usize,
+    /// How many parts of it may be in memory at once; two at least.
+    pub parts_in_memory: usize,
     /// How fast it may go.
     pub rate: RateLimit,
     /// When this says stop, the upload is given up, at whatever point it is.
     pub interrupt: Interrupt,
 }
 
+/// How many workers of a copy there are, and what each of them may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffers {
+    /// Workers, each with one open object.
+    pub workers: usize,
+    /// The size of a part.
+    pub part_size_bytes: usize,
+    /// Parts of one object in memory at once.
+    pub parts_in_memory: usize,
+}
+
+impl Buffers {
+    /// What was asked for, cut down to `limit_bytes` of parts in memory where there is a limit: first fewer parts wait,
+    /// then there are fewer workers, and when even one worker is too much, parts become smaller.
+    #[must_use]
+    pub fn within(limit_bytes: Option<usize>, jobs: usize, part_size_bytes: usize) -> Self {
+        let Some(limit) = limit_bytes else {
+            return Self { workers: jobs, part_size_bytes, parts_in_memory: PARTS_IN_MEMORY };
+        };
+        let largest = (limit / FEWEST_PARTS_IN_MEMORY).max(SMALLEST_PART_BYTES);
+        let part_size_bytes = part_size_bytes.clamp(SMALLEST_PART_BYTES, largest);
+        let workers = (limit / (FEWEST_PARTS_IN_MEMORY * part_size_bytes)).clamp(1, jobs.max(1));
+        let parts_in_memory = (limit / (workers * part_size_bytes)).clamp(FEWEST_PARTS_IN_MEMORY, PARTS_IN_MEMORY);
+        Self { workers, part_size_bytes, parts_in_memory }
+    }
+}
+
 #[derive(Debug)]
 enum Piece {
-    Part(Bytes),
+    /// A part, and the place in memory it takes until the store has it.
+    Part(Bytes, OwnedSemaphorePermit),
     End,
 }
 
 impl PartUpload {
     /// Begins an object; the upload runs as a task of `runtime`, which must be a multi-threaded one.
     pub fn begin(runtime: &Handle, store: &Store, key: String, limits: UploadLimits) -> Self {
-        let UploadLimits { part_size_bytes, rate, interrupt } = limits;
-        let (queue, pieces) = mpsc::channel(PARTS_QUEUED);
+        let UploadLimits { part_size_bytes, parts_in_memory, rate, interrupt } = limits;
+        let parts_in_memory = parts_in_memory.max(FEWEST_PARTS_IN_MEMORY);
+        // The end needs a place too; parts are held back by the memory they take, not by the queue.
+        let (queue, pieces) = mpsc::channel(parts_in_memory + 1);
         let uploader = runtime.spawn(upload(store.clone(), key, pieces, interrupt.clone()));
         Self {
-            buffer: Vec::with_capacity(part_size_bytes),
+            filling: None,
             part_size_bytes,
+            room: Arc::new(Semaphore::new(parts_in_memory)),
             queue: Some(queue),
             uploader: Some(uploader),
             runtime: runtime.clone(),
             digest: Sha256Builder::new(),
-            bytes: 0,
+            bytes: Arc::default(),
             rate,
+            unpaced: 0,
             interrupt,
         }
     }
 
+    /// How many bytes it has taken so far, to be asked by whoever cannot reach it any more.
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes)
+    }
+
     /// Sends what is left and makes the object visible. Durable when it returns.
     pub fn finish(mut self) -> Result<Uploaded> {
-        self.send_buffer().and_then(|()| self.send(Piece::End)).map_err(local_failure)?;
+        self.pace().and_then(|()| self.send_filled()).and_then(|()| self.send(Piece::End)).map_err(local_failure)?;
         self.queue = None;
         self.join()?;
         let digest = std::mem::take(&mut self.digest);
-        Ok(Uploaded { bytes: self.bytes, sha256: digest.finish() })
+        Ok(Uploaded { bytes: self.bytes.load(Ordering::Relaxed), sha256: digest.finish() })
     }
 
     fn join(&mut self) -> Result<()> {
@@ -113,13 +164,31 @@ impl PartUpload {
             .map_err(|error| Error::new(ErrorKind::Bug, format!("an upload task failed: {error}")))?
     }
 
-    fn send_buffer(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
+    /// The part being filled; begun when there is room for it, which an upload that failed makes too.
+    fn filling(&mut self) -> io::Result<&mut Vec<u8>> {
+        if self.filling.is_none() {
+            let waiting = Arc::clone(&self.room).acquire_owned();
+            let place = match Arc::clone(&self.room).try_acquire_owned() {
+                Ok(place) => place,
+                Err(_) => tokio::task::block_in_place(|| self.runtime.block_on(waiting)).map_err(io::Error::other)?,
+            };
+            self.filling = Some((Vec::with_capacity(self.part_size_bytes), place));
         }
-        let part = std::mem::replace(&mut self.buffer, Vec::with_capacity(self.part_size_bytes));
-        self.rate.wait_for(part.len(), &self.interrupt).map_err(io::Error::other)?;
-        self.send(Piece::Part(part.into()))
+        let missing = || io::Error::other(Error::new(ErrorKind::Bug, "a part was not begun"));
+        self.filling.as_mut().map(|(part, _)| part).ok_or_else(missing)
+    }
+
+    fn send_filled(&mut self) -> io::Result<()> {
+        match self.filling.take() {
+            Some((part, place)) if !part.is_empty() => self.send(Piece::Part(part.into(), place)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until what was taken since the last time may have passed.
+    fn pace(&mut self) -> io::Result<()> {
+        let bytes = std::mem::take(&mut self.unpaced);
+        self.rate.wait_for(bytes, &self.interrupt).map_err(io::Error::other)
     }
 
     fn send(&mut self, piece: Piece) -> io::Result<()> {
@@ -135,12 +204,19 @@ impl PartUpload {
 
 impl Write for PartUpload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(self.part_size_bytes - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
+        let part_size_bytes = self.part_size_bytes;
+        let part = self.filling()?;
+        let taken = bytes.len().min(part_size_bytes - part.len());
+        part.extend_from_slice(&bytes[..taken]);
+        let is_full = part.len() == part_size_bytes;
         self.digest.update(&bytes[..taken]);
-        self.bytes += taken as u64;
-        if self.buffer.len() == self.part_size_bytes {
-            self.send_buffer()?;
+        self.bytes.fetch_add(taken as u64, Ordering::Relaxed);
+        self.unpaced += taken;
+        if self.unpaced >= PACE_BYTES {
+            self.pace()?;
+        }
+        if is_full {
+            self.send_filled()?;
         }
         Ok(taken)
     }
@@ -175,16 +251,17 @@ async fn upload(store: Store, key: String, mut pieces: mpsc::Receiver<Piece>, in
             () = interrupt.stopped() => Err(given_up(&key)),
         }
     };
-    let first = match pieces.recv().await {
-        Some(Piece::Part(part)) => part,
+    let (first, its_place) = match pieces.recv().await {
+        Some(Piece::Part(part, place)) => (part, place),
         Some(Piece::End) => return put(Vec::new()).await,
         None => return Err(given_up(&key)),
     };
     let second = match pieces.recv().await {
-        Some(Piece::Part(part)) => part,
+        Some(Piece::Part(part, place)) => (part, place),
         Some(Piece::End) => return put(first.into()).await,
         None => return Err(given_up(&key)),
     };
+    let first = (first, its_place);
     let mut parts = store.begin_upload(&key).await?;
     let mut sending = Sending::new();
     let sent = tokio::select! {
@@ -214,12 +291,21 @@ async fn upload(store: Store, key: String, mut pieces: mpsc::Receiver<Piece>, in
 async fn send_parts(
     parts: &mut Upload,
     sending: &mut Sending,
-    first: [Bytes; 2],
+    first: [(Bytes, OwnedSemaphorePermit); 2],
     key: &str,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<()> {
-    for part in first {
-        sending.push(parts.send_part(part).boxed());
+    let mut send = |part: Bytes, place: OwnedSemaphorePermit| {
+        let sent = parts.send_part(part);
+        async move {
+            let sent = sent.await;
+            drop(place);
+            sent
+        }
+        .boxed()
+    };
+    for (part, place) in first {
+        sending.push(send(part, place));
     }
     loop {
         if sending.len() >= PARTS_IN_FLIGHT {
@@ -230,7 +316,7 @@ async fn send_parts(
         }
         tokio::select! {
             piece = pieces.recv() => match piece {
-                Some(Piece::Part(part)) => sending.push(parts.send_part(part).boxed()),
+                Some(Piece::Part(part, place)) => sending.push(send(part, place)),
                 Some(Piece::End) => break,
                 None => return Err(given_up(key)),
             },
@@ -252,7 +338,7 @@ fn given_up(key: &str) -> Error {
 pub struct RateLimit {
     bytes_per_s: Option<u64>,
     /// When the bytes let through so far will have passed at the rate.
-    free_at: std::sync::Arc<std::sync::Mutex<Option<Instant>>>,
+    free_at: Arc<std::sync::Mutex<Option<Instant>>>,
 }
 
 impl RateLimit {
@@ -281,6 +367,33 @@ impl RateLimit {
                 return Ok(());
             }
             std::thread::sleep(left.min(LONGEST_NAP));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_in_memory_give_way_to_the_limit_before_workers_and_workers_before_the_size_of_a_part() {
+        const MIB: usize = 1 << 20;
+        let within = |limit: Option<usize>, jobs, part| {
+            let found = Buffers::within(limit.map(|limit| limit * MIB), jobs, part * MIB);
+            (found.workers, found.part_size_bytes / MIB, found.parts_in_memory)
+        };
+        assert_eq!(within(None, 2, 512), (2, 512, 4));
+        assert_eq!(within(Some(84), 2, 10), (2, 10, 4));
+        assert_eq!(within(Some(84), 2, 14), (2, 14, 3));
+        assert_eq!(within(Some(84), 2, 21), (2, 21, 2));
+        assert_eq!(within(Some(84), 2, 22), (1, 22, 3));
+        assert_eq!(within(Some(84), 2, 42), (1, 42, 2));
+        assert_eq!(within(Some(84), 2, 5000), (1, 42, 2));
+        assert_eq!(within(Some(84), 2, 1), (2, 5, 4));
+        assert_eq!(within(Some(84), 0, 10), (1, 10, 4));
+        for (limit, jobs, part) in [(84, 2, 7), (84, 2, 30), (42, 1, 100), (336, 8, 64), (2688, 64, 21)] {
+            let (workers, size, parts) = within(Some(limit), jobs, part);
+            assert!(workers * size * parts <= limit, "{limit} {jobs} {part}");
         }
     }
 }

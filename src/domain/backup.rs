@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, FixedOffset, Utc};
+use chrono::{DateTime, FixedOffset, NaiveDateTime};
 
 use crate::domain::cluster::{ServerVersion, SystemIdentifier};
 use crate::domain::lsn::Lsn;
@@ -17,9 +17,10 @@ use crate::error::{Error, Result};
 pub struct BackupId(String);
 
 impl BackupId {
-    /// The id of a backup started at `time`, in UTC so that no clock change can make two alike.
+    /// The id of a backup started when a clock showed `time`. Barback's own ids are in UTC, so that no clock change can
+    /// make two alike; Barman's are what the client's wall clock shows.
     #[must_use]
-    pub fn from_time(time: DateTime<Utc>) -> Self {
+    pub fn from_clock(time: NaiveDateTime) -> Self {
         Self(time.format("%Y%m%dT%H%M%S").to_string())
     }
 
@@ -197,6 +198,8 @@ pub struct Backup {
     pub error: Option<String>,
     /// How long it took.
     pub copy_stats: Option<CopyStats>,
+    /// Whether it is a set of disk snapshots, which hold its files instead of the store.
+    pub is_snapshot: bool,
     /// The `summarize_wal` setting, from PostgreSQL 17 on.
     pub summarize_wal: Option<String>,
     /// Lines written as `# …` comments: Barman accepts them, and an unknown field would stop every Barman command.
@@ -232,6 +235,7 @@ impl Backup {
             backup_label: None,
             error: None,
             copy_stats: None,
+            is_snapshot: false,
             summarize_wal: None,
             comments: Vec::new(),
         }

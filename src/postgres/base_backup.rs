@@ -58,12 +58,25 @@ pub async fn start(session: &Session, facts: &ServerFacts, label: &str, fast: bo
     Ok(BackupStart { lsn: row.parse("lsn")?, timeline: row.parse("timeline")?, time: time(&row)? })
 }
 
-/// Ends the base backup of this session, without waiting for the archiver.
+/// Whether the end of a base backup waits until the server's archiver has its WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopWait {
+    /// It does not.
+    No,
+    /// It does, up to this long: a primary with an archiver, and a standby whose `archive_mode` is `always`.
+    ForArchiver(Duration),
+}
+
+/// Ends the base backup of this session.
 ///
 /// A primary switches to a new WAL segment, so that the last one needed is complete. A standby cannot: its last
 /// segment completes when the primary fills it. Errors: `Local`; among them a standby that was promoted meanwhile.
-pub async fn stop(session: &Session, facts: &ServerFacts) -> Result<BackupStop> {
-    let function = if has_new_names(facts) { "pg_backup_stop(false)" } else { "pg_stop_backup(false, false)" };
+pub async fn stop(session: &Session, facts: &ServerFacts, wait: StopWait) -> Result<BackupStop> {
+    let (waits, deadline) = match wait {
+        StopWait::No => (false, STOP_DEADLINE),
+        StopWait::ForArchiver(longest) => (true, STOP_DEADLINE + longest),
+    };
+    let function = if has_new_names(facts) { "pg_backup_stop($1)" } else { "pg_stop_backup(false, $1)" };
     let end_timeline = if facts.in_recovery {
         "(SELECT min_recovery_end_timeline FROM pg_control_recovery())::text"
     } else {
@@ -73,7 +86,7 @@ pub async fn stop(session: &Session, facts: &ServerFacts) -> Result<BackupStop> 
         "SELECT lsn::text AS lsn, labelfile, {end_timeline} AS timeline, clock_timestamp()::text AS time \
          FROM {function}"
     );
-    let answer = session.row("stop the base backup", &sql, &[], STOP_DEADLINE).await;
+    let answer = session.row("stop the base backup", &sql, &[&waits], deadline).await;
     let row = answer.map_err(|failure| failure.or_grant(&grants(session, facts)))?;
     Ok(BackupStop {
         lsn: row.parse("lsn")?,
@@ -81,6 +94,13 @@ pub async fn stop(session: &Session, facts: &ServerFacts) -> Result<BackupStop> 
         timeline: row.parse("timeline")?,
         time: time(&row)?,
     })
+}
+
+/// Writes a named point into the WAL that recovery can stop at. Errors: `Local`, for missing rights among others.
+pub async fn create_restore_point(session: &Session, name: &str) -> Result<()> {
+    let sql = "SELECT pg_create_restore_point($1)::text AS lsn";
+    session.row("create a restore point", sql, &[&name], QUICK).await?;
+    Ok(())
 }
 
 /// Asks the primary that the standby behind `session` follows to switch to a new segment: an idle primary would never

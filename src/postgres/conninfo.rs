@@ -232,7 +232,21 @@ impl Conninfo {
     /// Unlike libpq the default database is `postgres`, not one called like the role, and connecting has a limit.
     /// An empty value means the default. Errors: `Usage` for a malformed string, an unknown or unsupported keyword.
     pub fn resolve(conninfo: Option<&str>, environment: &BTreeMap<String, String>) -> Result<Self> {
-        let mut settings = conninfo_syntax::parse(conninfo.unwrap_or_default())?;
+        Self::of_settings(conninfo_syntax::parse(conninfo.unwrap_or_default())?, environment)
+    }
+
+    /// The same, of a session that is called `application_name` unless the connection string itself says otherwise.
+    pub fn resolve_named(
+        conninfo: &str,
+        environment: &BTreeMap<String, String>,
+        application_name: &str,
+    ) -> Result<Self> {
+        let mut settings = conninfo_syntax::parse(conninfo)?;
+        settings.entry("application_name".to_owned()).or_insert_with(|| application_name.to_owned());
+        Self::of_settings(settings, environment)
+    }
+
+    fn of_settings(mut settings: Settings, environment: &BTreeMap<String, String>) -> Result<Self> {
         for (variable, keyword) in ENVIRONMENT {
             if let Some(value) = environment.get(variable) {
                 settings.entry(keyword.to_owned()).or_insert_with(|| value.clone());
@@ -263,6 +277,25 @@ impl Conninfo {
             endpoints: endpoints(&settings)?,
         })
     }
+}
+
+/// The connection string of Barman 3.19.1's `-h`, `-p`, `-U` and `-d`: `host=… port=… user=… dbname=…`.
+///
+/// A `dbname` with `=` in it, or an empty one, is the whole string already, and the others do not count. A value is
+/// quoted when it is empty or has white space in it, and only then are quotes and backslashes in it escaped.
+#[must_use]
+pub fn of_options(host: Option<&str>, port: Option<&str>, user: Option<&str>, dbname: &str) -> String {
+    if dbname.is_empty() || dbname.contains('=') {
+        return dbname.to_owned();
+    }
+    let quoted = |value: &str| match value {
+        "" => "''".to_owned(),
+        plain if !plain.contains(char::is_whitespace) => plain.to_owned(),
+        spaced => format!("'{}'", spaced.replace('\\', "\\\\").replace('\'', "\\'")),
+    };
+    let options = [("host", host), ("port", port), ("user", user), ("dbname", Some(dbname))];
+    let given = options.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", quoted(value?))));
+    given.collect::<Vec<_>>().join(" ")
 }
 
 fn check_keyword(keyword: &str, value: &str) -> Result<()> {
@@ -418,6 +451,37 @@ mod tests {
 
     fn tcp(host: &str, port: u16) -> Endpoint {
         Endpoint { address: Address::Tcp { host: host.into(), address: None }, port }
+    }
+
+    #[test]
+    fn options_become_the_connection_string_that_barman_makes_of_them() {
+        let table: [(_, _, _, &str, &str); 7] = [
+            (None, None, None, "postgres", "dbname=postgres"),
+            (Some("/run/pg"), Some("5433"), Some("me"), "db", "host=/run/pg port=5433 user=me dbname=db"),
+            (Some("h"), None, None, "service=x host=other", "service=x host=other"),
+            (Some("h"), None, None, "", ""),
+            (Some(""), None, Some("a b"), "db", "host='' user='a b' dbname=db"),
+            (None, None, Some(r"o'b\ c"), "db", r"user='o\'b\\ c' dbname=db"),
+            (None, None, Some(r"o'b\c"), "db", r"user=o'b\c dbname=db"),
+        ];
+        for (host, port, user, dbname, expected) in table {
+            assert_eq!(of_options(host, port, user, dbname), expected);
+        }
+        let spaced = of_options(Some("a b"), None, Some("it's me"), "d b");
+        let found = resolve(&spaced, &[]).unwrap();
+        assert_eq!((found.user.as_str(), found.dbname.as_str()), ("it's me", "d b"));
+    }
+
+    #[test]
+    fn a_session_has_the_name_it_is_given_unless_the_string_names_it() {
+        let named = |conninfo: &str| {
+            let environment = [("USER", "me"), ("PGAPPNAME", "env")];
+            let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            Conninfo::resolve_named(conninfo, &environment, "barman_cloud_backup").unwrap().application_name
+        };
+        assert_eq!(named("dbname=x"), "barman_cloud_backup");
+        assert_eq!(named("application_name=mine"), "mine");
+        assert_eq!(named("postgresql:///x?application_name=mine"), "mine");
     }
 
     #[test]

@@ -20,6 +20,9 @@ const MAX_DEPTH: usize = 64;
 const EMPTIED_DIRECTORIES: [&str; 7] =
     ["pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans"];
 
+/// Where servers keep their logs inside the data directory; kept empty on request.
+const LOG_DIRECTORIES: [&str; 2] = ["log", "pg_log"];
+
 /// Files left out wherever they are. Old copies (`backup_label.old`) are kept, as PostgreSQL does.
 const LEFT_OUT: [&str; 8] = [
     "postgresql.auto.conf.tmp",
@@ -49,6 +52,8 @@ pub struct WalkRoot {
     excluded: Vec<PathBuf>,
     /// Paths in the archive that something else will take.
     replaced: Vec<PathBuf>,
+    /// Whether directories of logs become empty ones.
+    empties_logs: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -71,20 +76,27 @@ impl WalkRoot {
     #[must_use]
     pub fn data_directory(pgdata: &Path, version: ServerVersion, excluded: Vec<PathBuf>) -> Self {
         let family = Family::DataDirectory { has_summaries: version.major() >= 17 };
-        Self { source: pgdata.to_owned(), family, excluded, replaced: Vec::new() }
+        Self { source: pgdata.to_owned(), family, excluded, replaced: Vec::new(), empties_logs: false }
     }
 
     /// A tablespace at `location`; of it, only the `directory` of this server's version (`PG_15_202209061`).
     #[must_use]
     pub fn tablespace(location: &Path, directory: String) -> Self {
         let family = Family::Tablespace { directory };
-        Self { source: location.to_owned(), family, excluded: Vec::new(), replaced: Vec::new() }
+        Self { source: location.to_owned(), family, excluded: Vec::new(), replaced: Vec::new(), empties_logs: false }
     }
 
     /// Leaves out what lies under these paths in the archive, because the caller puts something else there.
     #[must_use]
     pub fn without(mut self, replaced: Vec<PathBuf>) -> Self {
         self.replaced = replaced;
+        self
+    }
+
+    /// Leaves out what is in `log` and `pg_log` of the data directory, as Barman 3.19.1 does.
+    #[must_use]
+    pub fn without_logs(mut self) -> Self {
+        self.empties_logs = true;
         self
     }
 }
@@ -202,7 +214,10 @@ impl Walk<'_> {
             if self.is_pg_wal(path) {
                 return self.pg_wal(path, source, metadata);
             }
-            if metadata.is_dir() && EMPTIED_DIRECTORIES.iter().any(|emptied| name == *emptied) {
+            let is_logs = self.root.empties_logs
+                && path.parent() == Some(Path::new(""))
+                && LOG_DIRECTORIES.iter().any(|logs| name == *logs);
+            if metadata.is_dir() && (is_logs || EMPTIED_DIRECTORIES.iter().any(|emptied| name == *emptied)) {
                 return self.emit(path, source, WalkKind::Directory, metadata);
             }
             // Links to tablespaces: these are walked on their own, and a restore makes the links anew.
