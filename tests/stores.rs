@@ -4,7 +4,10 @@
 use std::path::{Path, PathBuf};
 
 mod harness;
-use harness::{Filling, Object, Run, SYSTEM_IDENTIFIER, TestStore, for_each_store, segment};
+use harness::{
+    ClusterOptions, Filling, Object, Postgres, Run, SYSTEM_IDENTIFIER, TestDir, TestStore, check_pgbench,
+    for_each_store, id_of, list_backups, restore_copy, running_cluster, segment, start_copy, take_backup,
+};
 
 /// Each codec with its suffix in Barman's layout and the first bytes of its container.
 const CODECS: [(&str, &str, &[u8]); 7] = [
@@ -285,6 +288,23 @@ fn a_directory_that_is_missing_is_unreachable_and_only_its_last_part_is_ever_mad
     std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     restore(&store, SEGMENT, &["--store", &at("closed")], 255);
     std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_backup_is_taken_listed_and_restored_in_parts_and_in_one_piece() {
+    let Some(version) = Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let cluster = running_cluster(&dir, &version, ClusterOptions::default(), 1);
+    for_each_store(|store| {
+        let env = store.env();
+        // Without compression the data is several parts of the smallest size long.
+        let backup = take_backup(&cluster, &env, &["--compression", "none", "--part-size", "5MiB", "--jobs", "2"]);
+        assert_eq!(list_backups(&env).len(), 1);
+        let mut copy = restore_copy(&store.dir, "copy", &version, &env, &["--backup", &id_of(&backup)]);
+        start_copy(&mut copy);
+        check_pgbench(&copy);
+        copy.stop("immediate");
+    });
 }
 
 /// A file of that name for barback to archive.

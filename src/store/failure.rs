@@ -80,12 +80,12 @@ fn local_disk_failed(error: &object_store::Error) -> bool {
 pub(super) fn is_about_tls(error: &HttpError) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(current) = cause {
-        // An error inside of an I/O error is not among its sources: they begin behind it.
-        let inside = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if current.is::<rustls::Error>() || inside.is_some_and(<dyn StdError + Send + Sync>::is::<rustls::Error>) {
+        if current.is::<rustls::Error>() {
             return true;
         }
-        cause = current.source();
+        // What an I/O error wraps is not its source: its sources begin behind that.
+        let inside = current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = inside.map(|inside| inside as &(dyn StdError + 'static)).or_else(|| current.source());
     }
     false
 }

@@ -49,6 +49,7 @@ mod s3_server;
 mod skip;
 mod store;
 mod wal;
+mod web_server;
 
 pub use azurite::{AZURE_ACCOUNT, AZURE_KEY, Azurite};
 pub use backups::{
@@ -68,3 +69,4 @@ pub use s3_server::{BUCKET, Fault, S3Server, Seen, block_on, s3_client};
 pub use skip::{servers_are_required, skip};
 pub use store::{Object, TestStore, for_each_store};
 pub use wal::{Filling, SYSTEM_IDENTIFIER, segment};
+pub use web_server::WebServer;

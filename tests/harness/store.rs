@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use barback::store::{AddressingStyle, StoreOptions};
 use futures::TryStreamExt as _;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::path::Path as Key;
@@ -119,6 +120,46 @@ impl TestStore {
         env.push(("BARBACK_STORE".to_owned(), self.url()));
         env.push(("BARBACK_CACHE_DIR".to_owned(), self.dir.join("cache").display().to_string()));
         env
+    }
+
+    /// How our own store is opened here, with everything else left alone.
+    pub fn options(&self) -> StoreOptions {
+        // Fails only when a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        StoreOptions {
+            place: self.url().parse().unwrap(),
+            endpoint_url: None,
+            region: None,
+            addressing_style: AddressingStyle::Auto,
+            aws_profile: None,
+            azure_credential: None,
+            ca_bundle: None,
+            tags: Vec::new(),
+            encryption: None,
+            retry_timeout_s: 1,
+            read_timeout_s: None,
+            largest_upload_bytes: 0,
+            largest_download_bytes: 0,
+            may_create_directory: false,
+            cache_dir: None,
+            environment: self.service_env().into_iter().collect(),
+        }
+    }
+
+    /// The Azurite behind it.
+    pub fn azure(&self) -> &Azurite {
+        match &self.place {
+            Place::Azurite(server) => server,
+            _ => panic!("this store is no Azurite"),
+        }
+    }
+
+    /// The in-process Google Cloud Storage.
+    pub fn google(&self) -> &GcsServer {
+        match &self.place {
+            Place::Gcs(server) => server,
+            _ => panic!("this store is not the in-process Google Cloud Storage"),
+        }
     }
 
     /// barback, about to be run on this store.
