@@ -107,7 +107,7 @@ fn a_certificate_nobody_trusts_is_an_error_and_not_a_missing_connection() {
 fn a_listing_begins_behind_a_key_and_ends_when_it_is_told_to() {
     for_each_store(|store| {
         let keys: Vec<String> = (0..10).map(|number| format!("d/{number}")).collect();
-        keys.iter().for_each(|key| store.write(key, b"x"));
+        write_all(store, &keys);
         store.write("e/0", b"x");
         let opened = open(&store.options());
         let prefix = if store.is_s3() { "pfx/" } else { "" };
@@ -141,7 +141,7 @@ fn many_objects_are_deleted_at_once_and_absent_ones_are_no_failure() {
         let opened = open(&store.options());
         let prefix = if store.is_s3() { "pfx/" } else { "" };
         let written: Vec<String> = (0..20).map(|number| format!("d/{number} & <more>+é")).collect();
-        written.iter().for_each(|key| store.write(key, b"x"));
+        write_all(store, &written);
         store.write("kept", b"x");
         let mut keys: Vec<String> = written.iter().map(|key| format!("{prefix}{key}")).collect();
         keys.push(format!("{prefix}never/was"));
@@ -157,7 +157,7 @@ fn many_objects_are_deleted_at_once_and_absent_ones_are_no_failure() {
 fn a_bulk_deletion_is_one_request_that_is_repeated_when_its_answer_is_lost() {
     let store = TestStore::s3(S3Server::start());
     let keys: Vec<String> = (0..20).map(|number| format!("d/{number}")).collect();
-    keys.iter().for_each(|key| store.write(key, b"x"));
+    write_all(&store, &keys);
     let keys: Vec<String> = keys.iter().map(|key| format!("pfx/{key}")).collect();
     let opened = open(&StoreOptions { retry_timeout_s: 10, ..store.options() });
     let mut lost = false;
@@ -330,6 +330,12 @@ fn open(options: &StoreOptions) -> Store {
 
 fn probe(options: &StoreOptions) -> Probe {
     block_on(open(options).probe()).unwrap()
+}
+
+fn write_all(store: &TestStore, keys: &[String]) {
+    for key in keys {
+        store.write(key, b"x");
+    }
 }
 
 /// Another container of the same server, which is not there.

@@ -29,6 +29,7 @@ pub(super) fn open(options: &StoreOptions) -> Result<Opened> {
     let container = options.place.container();
     let plain = account.endpoint.starts_with("http://");
     let client = options.client("REQUESTS_CA_BUNDLE", !plain || account.secret.is_none())?.with_allow_http(plain);
+    let by_signature = matches!(account.secret, Some(Credential::SASToken(_)));
     let credentials: AzureCredentialProvider = if let Some(secret) = account.secret {
         Arc::new(StaticCredentialProvider::new(secret))
     } else {
@@ -48,6 +49,7 @@ pub(super) fn open(options: &StoreOptions) -> Result<Opened> {
     let objects = builder.build().map_err(|error| failure::describe("open container", &container, error))?;
     let service = Service::Azure {
         credentials,
+        by_signature,
         account: account.name,
         url: format!("{}/{container}", account.endpoint),
         wire: Wire::new(client),

@@ -9,25 +9,33 @@ use super::options::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::{Place, Store, failure, path_of};
 use crate::error::{Error, Result};
 
+/// Requests on their way where each deletes one object; as many as the store library has at Google.
+const SINGLES_AT_ONCE: usize = 10;
+
 impl Store {
     /// Deletes one object; one that is not there is no error.
     pub async fn delete(&self, key: &str) -> Result<()> {
+        if self.deletes_one_by_one() {
+            return self.delete_one(key).await;
+        }
         match self.objects.delete(&path_of(key)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(failure::describe("delete object", key, error)),
         }
     }
 
-    /// Deletes objects, as many at a time as the store takes in one request (see [`Self::batch_limit`]; Google Cloud Storage
-    /// and directories take one, and are sent ten at once). Gives those that could not be deleted, and why; an object that is
+    /// Deletes objects, as many at a time as the store takes in one request (see [`Self::batch_limit`]; Google Cloud Storage,
+    /// directories and Azure with a signature take one, and are sent ten at once). Gives those that could not be deleted, and why; an object that is
     /// not there counts as deleted.
     ///
     /// Errors: where a whole request failed; what it asked for may have been deleted in part.
     pub async fn delete_batch(&self, keys: &[String]) -> Result<Vec<(String, Error)>> {
         let mut failed = Vec::new();
         for keys in keys.chunks(self.batch_limit()) {
-            if let [key] = keys {
-                failed.extend(self.delete(key).await.err().map(|error| (key.clone(), error)));
+            if keys.len() == 1 || self.deletes_one_by_one() {
+                let outcomes = stream::iter(keys).map(|key| async move { (key, self.delete(key).await) });
+                let outcomes: Vec<_> = outcomes.buffered(SINGLES_AT_ONCE).collect().await;
+                failed.extend(outcomes.into_iter().filter_map(|(key, outcome)| Some((key.clone(), outcome.err()?))));
             } else {
                 failed.extend(self.delete_at_once(keys).await?);
             }

@@ -44,7 +44,7 @@ pub enum Probe {
 #[derive(Debug)]
 pub(super) enum Service {
     S3 { bucket: Box<AmazonS3>, region: String, wire: Wire },
-    Azure { credentials: AzureCredentialProvider, account: String, url: String, wire: Wire },
+    Azure { credentials: AzureCredentialProvider, by_signature: bool, account: String, url: String, wire: Wire },
     Gcs { credentials: GcpCredentialProvider, url: String, project: Option<String>, wire: Wire },
     Directory(PathBuf),
 }
@@ -136,6 +136,25 @@ impl Store {
                 .map_err(|cause| Error::corrupt(format!("could not read the lock of object \"{key}\": {cause}"))),
             _ => Err(answer.error(&format!("could not look for object \"{key}\""))),
         }
+    }
+
+    /// True where the store library must not delete: it sends Azure batches, even of one, which need rights that a signature
+    /// for blobs does not give (and which Azurite 3.35 refuses to any signature).
+    pub(super) fn deletes_one_by_one(&self) -> bool {
+        matches!(&*self.service, Service::Azure { by_signature: true, .. })
+    }
+
+    /// Deletes one object without the store library.
+    pub(super) async fn delete_one(&self, key: &str) -> Result<()> {
+        let doing = format!("could not delete object \"{key}\"");
+        let answer =
+            self.service.exchange(&Method::DELETE, Target::Object(key), Bytes::new(), self.retry_timeout).await?;
+        let answer = answer
+            .map_err(|error| Error::new(ErrorKind::Unreachable, format!("{doing}: {}", failure::root_cause(&error))))?;
+        if answer.status.is_success() || answer.status == StatusCode::NOT_FOUND {
+            return Ok(());
+        }
+        Err(answer.error(&doing))
     }
 
     fn broken(&self, verb: &str, error: &HttpError) -> Error {
@@ -244,7 +263,7 @@ impl Service {
                 Ok(request)
             }
             Self::Azure { credentials, account, url, .. } => {
-                let mut request = build(&format!("{url}?restype=container"), body)?;
+                let mut request = build(&azure_url(url, target)?, body)?;
                 let credential = credentials.get_credential().await.map_err(failed)?;
                 AzureAuthorizer::new(&credential, account).try_authorize(&mut request).map_err(failed)?;
                 Ok(request)
@@ -287,6 +306,14 @@ impl Service {
         }
         Ok(Ok(Answer { status: head.status, headers: head.headers, body: body.into() }))
     }
+}
+
+fn azure_url(container: &str, target: Target<'_>) -> Result<String> {
+    let Target::Object(key) = target else { return Ok(format!("{container}?restype=container")) };
+    let refuse = || Error::usage(format!("could not use URL \"{container}\""));
+    let mut url = url::Url::parse(container).map_err(|_| refuse())?;
+    url.path_segments_mut().map_err(|()| refuse())?.extend(key.split('/'));
+    Ok(url.into())
 }
 
 /// True when no server was reached at all. One that shows a certificate nobody trusts was reached.
