@@ -71,7 +71,8 @@ pub async fn load(archive: &Archive) -> Result<Loaded> {
     Ok(Loaded { catalog: Catalog::new(backups), unreadable })
 }
 
-async fn read(archive: &Archive, id: &BackupId) -> Result<Option<Backup>> {
+/// Reads one `backup.info`; none when there is no such backup. Errors: `Corrupt` for one that cannot be read.
+pub(crate) async fn read(archive: &Archive, id: &BackupId) -> Result<Option<Backup>> {
     let key = archive.prefix.backup_info(id);
     let fetched = match archive.store.get(&key, BACKUP_INFO_LIMIT_BYTES).await {
         Ok(fetched) => fetched,
@@ -81,6 +82,24 @@ async fn read(archive: &Archive, id: &BackupId) -> Result<Option<Backup>> {
     let text = std::str::from_utf8(&fetched.content)
         .map_err(|_| Error::corrupt(format!("could not read \"{key}\": it is not UTF-8 text")))?;
     backup_info::parse(id, text).map(Some).map_err(|error| error.context(format!("could not read \"{key}\"")))
+}
+
+/// The timeline of the last WAL file by name, which is the newest one that anything was archived on. One listing.
+pub(crate) async fn newest_timeline(archive: &Archive) -> Result<Option<TimelineId>> {
+    let mut newest = None;
+    archive
+        .store
+        .list(&archive.prefix.wals(), None, |object| {
+            let timeline = archive.prefix.wal_from_key(&object.key).map(|(name, _)| match name {
+                WalFileName::TimelineHistory(timeline) => timeline,
+                WalFileName::Segment(segment)
+                | WalFileName::Partial(segment)
+                | WalFileName::BackupHistory(segment, _) => segment.timeline,
+            });
+            newest = newest.max(timeline);
+        })
+        .await?;
+    Ok(newest)
 }
 
 /// Which WAL the archive holds, from names alone, and the timeline histories in it.

@@ -61,16 +61,50 @@ pub(crate) struct Extraction {
     /// Where each family's members go.
     pub(crate) roots: BTreeMap<PartFamily, PathBuf>,
     pub(crate) jobs: usize,
+    /// Which permissions the members get.
+    pub(crate) modes: Modes,
     pub(crate) interrupt: Interrupt,
     pub(crate) progress: Arc<Progress>,
     pub(crate) runtime: Handle,
 }
 
+/// Which permissions directories and files get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Modes {
+    /// As PostgreSQL wants them: 0700 and 0600, with group reading where the source allowed it.
+    ForPostgres,
+    /// Those of the source; what the owner needs to go on is never taken away, nor are bits given that grant rights.
+    OfSource,
+}
+
+impl Modes {
+    fn directory(self, mode: u32) -> u32 {
+        match self {
+            Self::ForPostgres => 0o700 | (mode & 0o050),
+            Self::OfSource => 0o700 | (mode & 0o077),
+        }
+    }
+
+    fn file(self, mode: u32) -> u32 {
+        match self {
+            Self::ForPostgres => 0o600 | (mode & 0o140),
+            Self::OfSource => 0o600 | (mode & 0o177),
+        }
+    }
+}
+
+/// The control file, content and permissions.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) content: Vec<u8>,
+    pub(crate) mode: u32,
+}
+
 /// What the parts held that is not on disk yet.
 #[derive(Debug, Default)]
 pub(crate) struct Leftover {
-    /// The content of `global/pg_control`.
-    pub(crate) control: Option<Vec<u8>>,
+    /// `global/pg_control`.
+    pub(crate) control: Option<Control>,
     /// Links, with their targets: made last, so that no member is ever written through one.
     links: Vec<(PathBuf, Place, PathBuf)>,
     /// Whose the data directory was.
@@ -167,11 +201,12 @@ impl Unpacking<'_> {
                 if self.is_data && entry.path == Path::new(".") {
                     lock().owner = Some(Owner { uid: entry.uid, gid: entry.gid });
                 }
-                create_directory(&path, entry.mode)
+                create_directory(&path, self.extraction.modes.directory(entry.mode))
             }
             EntryKind::File if self.is_data && entry.path == Path::new(CONTROL_FILE) => {
-                let mut control = Vec::new();
-                content.take(CONTROL_FILE_LIMIT_BYTES).read_to_end(&mut control).map_err(source_failure)?;
+                let mut control = Control { content: Vec::new(), mode: self.extraction.modes.file(entry.mode) };
+                let mut content = content.take(CONTROL_FILE_LIMIT_BYTES);
+                content.read_to_end(&mut control.content).map_err(source_failure)?;
                 lock().control = Some(control);
                 Ok(())
             }
@@ -217,6 +252,7 @@ impl Unpacking<'_> {
     fn file(&mut self, path: &Path, mode: u32, content: &mut impl Read) -> Result<()> {
         let mut content = Interruptible { content, interrupt: &self.extraction.interrupt };
         let failed = |cause| Error::local("write file", path, cause);
+        let mode = self.extraction.modes.file(mode);
         if is_numbered(path) {
             return match create_file(path, mode) {
                 Ok(mut file) => copy(&mut content, &mut file, &mut self.buffer, path),
@@ -235,33 +271,24 @@ impl Unpacking<'_> {
     }
 }
 
-/// Modes as PostgreSQL wants them: 0700 and 0600, with group reading where the source allowed it.
-fn directory_mode(mode: u32) -> u32 {
-    0o700 | (mode & 0o050)
-}
-
-fn file_mode(mode: u32) -> u32 {
-    0o600 | (mode & 0o040) | (mode & 0o100)
-}
-
 pub(crate) fn create_directory(path: &Path, mode: u32) -> Result<()> {
     let failed = |cause| Error::local("create directory", path, cause);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(directory_mode(mode))).map_err(failed)
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)
 }
 
 /// Workers unpack in any order, so a file may come before its directory; nothing is ever written over or through a
 /// link, because none exists yet and files are created anew.
 fn create_file(path: &Path, mode: u32) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(file_mode(mode));
+    options.write(true).create_new(true).mode(mode);
     let file = match options.open(path) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => make_parent(path).and_then(|()| options.open(path))?,
         opened => opened?,
     };
-    if file_mode(mode) != 0o600 {
+    if mode != 0o600 {
         // Our umask, which keeps what we write to ourselves, would take away what the source gave its group.
-        file.set_permissions(fs::Permissions::from_mode(file_mode(mode)))?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
     }
     Ok(file)
 }

@@ -21,21 +21,42 @@ pub(crate) struct BackupParts {
     pub(crate) manifest: Option<PartToFetch>,
 }
 
+/// What lies in a backup's directory: keys and sizes.
+pub(crate) type Present = BTreeMap<String, u64>;
+
 /// Finds a backup's parts: by its index where it has one, by their names (Barman's backups) where not.
 ///
 /// One listing and at most one read. Errors: `Corrupt` when a part is missing or has another size than the index
 /// says; for a backup without an index, when a family has no first part or a number is left out.
 pub(crate) async fn find(archive: &Archive, backup: &Backup) -> Result<BackupParts> {
-    let mut present = BTreeMap::new();
+    find_among(archive, backup, &list(archive, backup).await?).await
+}
+
+/// Lists a backup's directory.
+pub(crate) async fn list(archive: &Archive, backup: &Backup) -> Result<Present> {
+    let mut present = Present::new();
     archive
         .store
         .list(&archive.prefix.backup_dir(&backup.id), None, |object| {
             present.insert(object.key, object.bytes);
         })
         .await?;
+    Ok(present)
+}
+
+/// The first family, the data directory before the tablespaces, whose first part is not there.
+pub(crate) fn missing_family(archive: &Archive, backup: &Backup, present: &Present) -> Option<PartFamily> {
+    let parts = present.keys().filter_map(|key| archive.prefix.part_from_key(&backup.id, key));
+    let begun: BTreeSet<PartFamily> = parts.filter(|(_, number, _)| *number == 0).map(|(family, ..)| family).collect();
+    let tablespaces = backup.tablespaces.iter().map(|there| PartFamily::Tablespace(there.oid));
+    [PartFamily::Data].into_iter().chain(tablespaces).find(|family| !begun.contains(family))
+}
+
+/// [`find`] among the objects that a listing has shown.
+pub(crate) async fn find_among(archive: &Archive, backup: &Backup, present: &Present) -> Result<BackupParts> {
     let index_key = archive.prefix.part_index(&backup.id);
     if !present.contains_key(&index_key) {
-        return by_name(archive, backup, &present);
+        return by_name(archive, backup, present);
     }
     let fetched = archive.store.get(&index_key, INDEX_LIMIT_BYTES).await?;
     let index = PartIndex::from_json(&fetched.content)
@@ -43,15 +64,10 @@ pub(crate) async fn find(archive: &Archive, backup: &Backup) -> Result<BackupPar
     if index.backup_id != backup.id {
         return Err(damaged(backup, &format!("its index is that of backup \"{}\"", index.backup_id)));
     }
-    by_index(archive, backup, &index, &present)
+    by_index(archive, backup, &index, present)
 }
 
-fn by_index(
-    archive: &Archive,
-    backup: &Backup,
-    index: &PartIndex,
-    present: &BTreeMap<String, u64>,
-) -> Result<BackupParts> {
+fn by_index(archive: &Archive, backup: &Backup, index: &PartIndex, present: &Present) -> Result<BackupParts> {
     let directory = archive.prefix.backup_dir(&backup.id);
     let check = |key: &String, bytes: u64| match present.get(key) {
         Some(there) if *there == bytes => Ok(()),
@@ -81,7 +97,7 @@ fn by_index(
 
 /// Barman 3.19.1 records nowhere how many parts there are: a gap in the numbers and a family without its first part
 /// can be seen, a missing last part cannot (there, the missing control file tells).
-fn by_name(archive: &Archive, backup: &Backup, present: &BTreeMap<String, u64>) -> Result<BackupParts> {
+fn by_name(archive: &Archive, backup: &Backup, present: &Present) -> Result<BackupParts> {
     let mut parts = Vec::new();
     let mut numbers: BTreeMap<PartFamily, BTreeSet<u32>> = BTreeMap::new();
     for (key, bytes) in present {

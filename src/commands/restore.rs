@@ -10,18 +10,17 @@ use tokio::runtime::Handle;
 
 use crate::commands::archive::Archive;
 use crate::commands::catalog;
-use crate::commands::extract::{Extraction, Leftover, PartToFetch, create_directory, fetch_file};
+use crate::commands::extract::{Leftover, Modes, fetch_file};
 use crate::commands::interrupt::Interrupt;
-use crate::commands::ownership::Owner;
 use crate::commands::parts::{self, BackupParts};
 use crate::commands::progress::Progress;
 use crate::commands::target_directory::{self, Spaces};
+use crate::commands::unpack::{self, Destination, Fetch};
 use crate::disk;
 use crate::domain::backup::Tablespace;
 use crate::domain::recovery_target::TargetRequest;
 use crate::domain::restore_plan::{PlanInput, RestorePlan, plan};
-use crate::error::{Error, ErrorKind, Result};
-use crate::layout::keys::PartFamily;
+use crate::error::Result;
 use crate::postgres::settings;
 
 /// What a restore is asked for.
@@ -69,6 +68,12 @@ pub struct PreparedRestore {
     /// What was checked, in words.
     pub checks: Vec<String>,
     fetch: BackupParts,
+}
+
+impl PreparedRestore {
+    fn destination(&self) -> Destination<'_> {
+        Destination { directory: &self.directory, tablespaces: &self.tablespaces }
+    }
 }
 
 /// A finished restore.
@@ -175,13 +180,15 @@ pub async fn restore(
     let mut interrupt = Interrupt::listen()?;
     let begun = Instant::now();
     progress.phase("fetch", prepared.plan.backup.cluster_size_bytes.unwrap_or(0));
-    let leftover = fetch(archive, request, &prepared, &mut interrupt, &progress).await.map_err(|error| {
-        let unfinished = format!("could not restore backup \"{}\"", prepared.plan.backup.id);
-        let hint =
-            format!("\"{}\" is unfinished and cannot start: empty it and try again.", prepared.directory.display());
-        let hint = error.hint().map_or(hint.clone(), |first| format!("{first} {hint}"));
-        error.context(unfinished).with_hint(hint)
-    })?;
+    let fetch = Fetch {
+        parts: prepared.fetch.parts.clone(),
+        jobs: request.jobs,
+        modes: Modes::ForPostgres,
+        progress: Arc::clone(&progress),
+    };
+    let fetching = prepared.destination().fetch(archive, fetch, &mut interrupt).await;
+    let leftover =
+        fetching.map_err(|error| unpack::unfinished(error, &prepared.plan.backup.id, &prepared.directory))?;
     let mut phases = vec![("fetch", begun.elapsed())];
     let finishing = Instant::now();
     progress.phase("finish", 0);
@@ -189,56 +196,11 @@ pub async fn restore(
         let (archive, manifest, runtime) = (archive.clone(), manifest.clone(), Handle::current());
         let path = prepared.directory.join("backup_manifest");
         let fetching = tokio::task::spawn_blocking(move || fetch_file(&runtime, &archive, &manifest, &path));
-        fetching.await.map_err(died)??;
+        fetching.await.map_err(unpack::died)??;
     }
     finish(request, &prepared, &leftover)?;
     phases.push(("finish", finishing.elapsed()));
     Ok(RestoreDone { files: leftover.files, content_bytes: leftover.content_bytes, phases, prepared })
-}
-
-async fn fetch(
-    archive: &Archive,
-    request: &RestoreRequest,
-    prepared: &PreparedRestore,
-    interrupt: &mut Interrupt,
-    progress: &Arc<Progress>,
-) -> Result<Leftover> {
-    create_directory(&prepared.directory, 0o700)?;
-    let mut roots = BTreeMap::from([(PartFamily::Data, prepared.directory.clone())]);
-    for (tablespace, directory) in &prepared.tablespaces {
-        create_directory(directory, 0o700)?;
-        roots.insert(PartFamily::Tablespace(tablespace.oid), directory.clone());
-    }
-    let extraction = Extraction {
-        archive: archive.clone(),
-        parts: largest_first(prepared.fetch.parts.clone()),
-        roots,
-        jobs: request.jobs,
-        interrupt: interrupt.clone(),
-        progress: Arc::clone(progress),
-        runtime: Handle::current(),
-    };
-    let mut working = tokio::task::spawn_blocking(move || extraction.run());
-    tokio::select! {
-        outcome = &mut working => outcome.map_err(died)?,
-        stopped = interrupt.signalled() => {
-            interrupt.stop();
-            let outcome = working.await;
-            tracing::debug!("the restore stopped: {}", outcome.is_ok());
-            Err(stopped)
-        }
-    }
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "used with map_err")]
-fn died(error: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Bug, format!("the restore failed: {error}"))
-}
-
-/// The longest parts first, so that no worker is left alone with one at the end.
-fn largest_first(mut parts: Vec<PartToFetch>) -> Vec<PartToFetch> {
-    parts.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.key.cmp(&b.key)));
-    parts
 }
 
 fn recovery_settings(plan: &RestorePlan, request: &RestoreRequest) -> Vec<(String, String)> {
@@ -260,49 +222,15 @@ pub const REQUEST_BYTES: u64 = crate::commands::extract::READ_BYTES;
 
 /// Everything after the last part, in the order in which it must become durable.
 fn finish(request: &RestoreRequest, prepared: &PreparedRestore, leftover: &Leftover) -> Result<()> {
-    let directory = &prepared.directory;
-    let control = leftover
-        .control
-        .as_ref()
-        .ok_or_else(|| Error::corrupt("could not finish the restore: the backup holds no global/pg_control"))?;
     for name in LEFTOVERS {
-        disk::remove_if_there(&directory.join(name))?;
+        disk::remove_if_there(&prepared.directory.join(name))?;
     }
-    for name in EMPTY_DIRECTORIES {
-        let path = directory.join(name);
-        if !path.is_dir() {
-            create_directory(&path, 0o700)?;
-        }
-    }
-    for (tablespace, target) in &prepared.tablespaces {
-        let link = directory.join("pg_tblspc").join(tablespace.oid.to_string());
-        std::os::unix::fs::symlink(target, &link).map_err(|cause| Error::local("create link", &link, cause))?;
-    }
-    put_backup_label(prepared)?;
+    let destination = prepared.destination();
+    destination.create_missing(&EMPTY_DIRECTORIES)?;
+    destination.link_tablespaces()?;
+    destination.put_backup_label(&prepared.plan.backup)?;
     write_settings(request, prepared)?;
-    let owner = Owner::wanted(directory, leftover.owner);
-    for (_, target) in &prepared.tablespaces {
-        owner.map_or(Ok(()), |owner| owner.take_all(target))?;
-        sync_file_system(target)?;
-    }
-    owner.map_or(Ok(()), |owner| owner.take_all(directory))?;
-    sync_file_system(directory)?;
-    let control_file = directory.join("global/pg_control");
-    disk::publish(&control_file, control)?;
-    owner.map_or(Ok(()), |owner| owner.take(&control_file))
-}
-
-/// The label comes with the parts; a backup that keeps it in `backup.info` alone gets it from there.
-fn put_backup_label(prepared: &PreparedRestore) -> Result<()> {
-    let path = prepared.directory.join("backup_label");
-    if path.exists() {
-        return Ok(());
-    }
-    let label = prepared.plan.backup.backup_label.as_ref().ok_or_else(|| {
-        Error::corrupt("could not finish the restore: the backup holds no backup_label")
-            .with_hint("Without it PostgreSQL would start from a wrong checkpoint.")
-    })?;
-    disk::publish(&path, label.as_bytes())
+    destination.seal(leftover)
 }
 
 fn write_settings(request: &RestoreRequest, prepared: &PreparedRestore) -> Result<()> {
@@ -336,11 +264,4 @@ fn read_configuration(path: &Path) -> Result<String> {
     let content = disk::read_at_most(path, CONFIGURATION_LIMIT_BYTES)?;
     // PostgreSQL reads the file as bytes: a comment in another encoding is no reason to stop.
     Ok(String::from_utf8(content).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
-}
-
-/// One call for thousands of files; Linux reports write-back errors from it since 5.8.
-fn sync_file_system(directory: &Path) -> Result<()> {
-    let failed = |cause| Error::local("sync the file system of", directory, cause);
-    let handle = std::fs::File::open(directory).map_err(failed)?;
-    rustix::fs::syncfs(&handle).map_err(|cause| failed(cause.into()))
 }

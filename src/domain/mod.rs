@@ -3,6 +3,7 @@
 //! No async, files, sockets, clock, environment or randomness: time and ids come in as arguments.
 
 pub mod backup;
+pub mod barman_choice;
 pub mod catalog;
 pub mod cluster;
 pub mod compression;

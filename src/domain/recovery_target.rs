@@ -180,6 +180,26 @@ pub fn parse_target_time(
     text: &str,
     local: impl FnOnce(NaiveDateTime) -> FixedOffset,
 ) -> Result<DateTime<FixedOffset>> {
+    match read_time(text)? {
+        (_, Some(time)) => Ok(time),
+        (naive, None) => Err(without_offset(text, naive, local(naive))),
+    }
+}
+
+/// Reads the same forms; a time without offset is one of this host's zone, whose offset at that time `local` tells.
+///
+/// Errors: `Usage` for text of another form and for dates and times that do not exist.
+pub fn parse_zoned_or_local_time(
+    text: &str,
+    local: impl FnOnce(NaiveDateTime) -> FixedOffset,
+) -> Result<DateTime<FixedOffset>> {
+    let (naive, zoned) = read_time(text)?;
+    let in_local_zone = || local(naive).from_local_datetime(&naive).single();
+    zoned.or_else(in_local_zone).ok_or_else(|| Error::usage(format!("\"{}\" is out of range", text.escape_debug())))
+}
+
+/// What the clock shows, and the moment that is when the text says so.
+fn read_time(text: &str) -> Result<(NaiveDateTime, Option<DateTime<FixedOffset>>)> {
     let refuse = |why: &str| {
         Error::usage(format!("\"{}\" is not a time: {why}", text.escape_debug()))
             .with_hint("write it like 2026-06-08T11:32:00Z or \"2026-06-08 11:32:00+02\"")
@@ -198,13 +218,14 @@ pub fn parse_target_time(
         .and_then(|date| date.and_hms_micro_opt(hour, minute, second, micros))
         .ok_or_else(|| refuse("there is no such date or time of day"))?;
     if offset.is_empty() {
-        return Err(without_offset(text, naive, local(naive)));
+        return Ok((naive, None));
     }
     let offset = parse_offset(offset).ok_or_else(|| refuse("its offset is none of Z, UTC, +00, +0000, +00:00"))?;
     offset
         .from_local_datetime(&naive)
         .single()
         .filter(|time| (1..=9999).contains(&time.to_utc().year()))
+        .map(|time| (naive, Some(time)))
         .ok_or_else(|| refuse("it is out of range"))
 }
 

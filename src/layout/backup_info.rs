@@ -25,7 +25,8 @@ const NULL: &str = "None";
 ///
 /// Missing fields stay unknown, unknown ones are passed over; so are the fields a [`Backup`] has no place for:
 /// `begin_offset` and `end_offset` (they follow from the LSNs), `server_name` (the constant `cloud`),
-/// `snapshots_info` and those that Barman's cloud commands always leave `None`. Times without a zone are read as UTC.
+/// what `snapshots_info` says (but not that it is there) and those that Barman's cloud commands always leave `None`.
+/// Times without a zone are read as UTC.
 ///
 /// Errors: `Corrupt` for more than 1 MiB, for a line without `=`, and for a field whose value cannot be read; the
 /// message names both.
@@ -138,6 +139,7 @@ fn set_field(backup: &mut Backup, name: &str, value: &str) -> Result<(), String>
             backup.included_files = Some(items(&literal(value)?)?.iter().map(as_text).collect::<Result<_, _>>()?);
         }
         "pgdata" => backup.pgdata = text(),
+        "snapshots_info" => backup.is_snapshot = true,
         "status" => backup.status = BackupStatus::from(value),
         "summarize_wal" => backup.summarize_wal = text(),
         "systemid" => backup.system_identifier = Some(read(value)?),
