@@ -12,7 +12,7 @@ use crate::cli::invocation::{self, BackupArgs, Command, CompressionChoice, Resto
 use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, Style, TargetView, WindowView};
 use crate::cli::progress::Screen;
 use crate::cli::zone::Zone;
-use crate::commands::archive::{Archive, WalCompression};
+use crate::commands::archive::{Archive, ContentCheck, IfOther, WalCompression};
 use crate::commands::backup::{self, BackupDone, BackupRequest, Naming, WalWait};
 use crate::commands::catalog;
 use crate::commands::progress::Progress;
@@ -65,7 +65,12 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
             let bytes = std::fs::metadata(&args.path).map_or(SegmentSize::MAX.bytes(), |facts| facts.len());
             let archive = open(&settings, around, Traffic { upload: bytes, download: bytes, writes: true }).await?;
             let compression = wal_compression(settings.wal_compression);
-            let request = WalArchiveRequest { path: args.path, compression };
+            let request = WalArchiveRequest {
+                path: args.path,
+                compression,
+                if_other: IfOther::Refuse,
+                check: ContentCheck::Checked,
+            };
             wal_archive(&archive, &request).await.map(drop)
         }),
         Command::WalRestore(args) => single_threaded()?.block_on(async {

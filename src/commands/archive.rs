@@ -11,7 +11,7 @@ use crate::domain::timeline::{TimelineHistory, TimelineId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::content_facts::ContentFacts;
 use crate::layout::keys::ServerPrefix;
-use crate::store::{Put, Store};
+use crate::store::{Fetched, Put, Store};
 use crate::wal::proof;
 
 /// A store and a cluster's name in it.
@@ -32,6 +32,32 @@ pub struct WalCompression {
     pub level: Option<i32>,
 }
 
+/// What archiving does about an object with other content under the file's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfOther {
+    /// It stays, and archiving fails: two clusters may share the archive.
+    Refuse,
+    /// It is overwritten without a look at it, as by `barman-cloud-wal-archive` 3.19.1. What was there is lost.
+    Replace,
+}
+
+/// Whether the bytes of a WAL file are held against its name, on their way in or out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentCheck {
+    /// A segment must be as long as its header says, and be the one its name says; see [`proof::check`].
+    Checked,
+    /// Any bytes will do, none at all included, as with Barman 3.19.1. Digests in an object's metadata still count.
+    Unchecked,
+}
+
+/// How a WAL file is put into the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Storing {
+    pub(crate) compression: WalCompression,
+    pub(crate) if_other: IfOther,
+    pub(crate) check: ContentCheck,
+}
+
 /// What became of a WAL file that was to be archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Archived {
@@ -48,30 +74,40 @@ pub(crate) const WAL_LIMIT_BYTES: u64 = 1 << 30;
 const COMPRESSION_SLACK_BYTES: u64 = 16 << 20;
 
 impl Archive {
-    /// Archives the WAL file at `path`: one read, one pass, one create-only put.
+    /// Archives the WAL file at `path`: one read, one pass, one put, create-only unless other content may be replaced.
     ///
-    /// The content is checked against the file's name before anything is sent. Returns after the store confirmed the
-    /// object; an object that is there already is compared and never replaced.
+    /// The content is checked against the file's name before anything is sent, unless that is waived. Returns after the
+    /// store confirmed the object.
     ///
     /// Errors: `Mismatch` or `Corrupt` for a file that is not what its name says, `Conflict` when the archive holds
     /// other content under this name, `Unreachable`, `Denied`, `Local`. Memory: the file and its compressed form.
-    pub async fn archive_file(&self, name: &WalFileName, path: &Path, with: WalCompression) -> Result<Archived> {
+    pub(crate) async fn archive_file(&self, name: &WalFileName, path: &Path, how: Storing) -> Result<Archived> {
         let content = disk::read_at_most(path, WAL_LIMIT_BYTES)?;
-        let history = name.segment().and_then(|segment| read_history_beside(path, segment.timeline));
-        let system_identifier = proof::check(name, &content, history.as_ref())?;
+        let system_identifier = match how.check {
+            ContentCheck::Unchecked => None,
+            ContentCheck::Checked => {
+                let history = name.segment().and_then(|segment| read_history_beside(path, segment.timeline));
+                proof::check(name, &content, history.as_ref())?
+            }
+        };
         let digest = Sha256::of(&content);
         let facts = ContentFacts { sha256: digest.to_string(), length: content.len() as u64, system_identifier };
-        let sealed = if with.codec == Compression::None {
+        let WalCompression { codec, level } = how.compression;
+        let sealed = if codec == Compression::None {
             content
         } else {
-            let sealed = compression::compress(with.codec, with.level, &content)?;
+            let sealed = compression::compress(codec, level, &content)?;
             drop(content);
             sealed
         };
-        let key = format!("{}{}", self.prefix.wal(name), with.codec.suffix());
-        match self.store.put_new(&key, sealed, &facts.to_metadata(), &self.prefix.dialect_probe()).await? {
+        let key = format!("{}{}", self.prefix.wal(name), codec.suffix());
+        let metadata = facts.to_metadata();
+        if how.if_other == IfOther::Replace {
+            return self.store.put(&key, sealed, &metadata).await.map(|()| Archived::Stored);
+        }
+        match self.store.put_new(&key, sealed, &metadata, &self.prefix.dialect_probe()).await? {
             Put::Created => Ok(Archived::Stored),
-            Put::AlreadyThere => self.compare(&key, with.codec, digest).await,
+            Put::AlreadyThere => self.compare(&key, codec, digest).await,
         }
     }
 
@@ -101,28 +137,38 @@ impl Archive {
 
     /// Reads and decompresses a WAL object, and checks it against the facts in its metadata, if any.
     pub(crate) async fn read_sealed(&self, key: &str, codec: Compression) -> Result<(Vec<u8>, Option<ContentFacts>)> {
-        let fetched = self.store.get(key, WAL_LIMIT_BYTES + COMPRESSION_SLACK_BYTES).await?;
-        let facts = ContentFacts::from_metadata(&fetched.metadata);
-        let doing = || format!("could not unpack object \"{key}\"");
-        let content = match codec {
-            Compression::None => Vec::from(fetched.content),
-            _ => compression::decompress(codec, &fetched.content, WAL_LIMIT_BYTES)
-                .map_err(|error| error.context(doing()))?,
-        };
-        if let Some(facts) = &facts {
-            let digest = Sha256::of(&content).to_string();
-            if facts.length != content.len() as u64 || facts.sha256 != digest {
-                let message = format!(
-                    "object \"{key}\" is damaged: {} bytes with SHA-256 {} were archived, {} bytes with {digest} came back",
-                    facts.length,
-                    facts.sha256,
-                    content.len()
-                );
-                return Err(Error::corrupt(message));
-            }
-        }
-        Ok((content, facts))
+        unseal(key, codec, self.get_sealed(key).await?)
     }
+
+    /// Gets a WAL object as it is stored.
+    pub(crate) async fn get_sealed(&self, key: &str) -> Result<Fetched> {
+        self.store.get(key, WAL_LIMIT_BYTES + COMPRESSION_SLACK_BYTES).await
+    }
+}
+
+/// Decompresses the WAL object that was read from `key`, and checks it against the facts in its metadata, if any.
+pub(crate) fn unseal(key: &str, codec: Compression, fetched: Fetched) -> Result<(Vec<u8>, Option<ContentFacts>)> {
+    let facts = ContentFacts::from_metadata(&fetched.metadata);
+    let doing = || format!("could not unpack object \"{key}\"");
+    let content = match codec {
+        Compression::None => Vec::from(fetched.content),
+        _ => {
+            compression::decompress(codec, &fetched.content, WAL_LIMIT_BYTES).map_err(|error| error.context(doing()))?
+        }
+    };
+    if let Some(facts) = &facts {
+        let digest = Sha256::of(&content).to_string();
+        if facts.length != content.len() as u64 || facts.sha256 != digest {
+            let message = format!(
+                "object \"{key}\" is damaged: {} bytes with SHA-256 {} were archived, {} bytes with {digest} came back",
+                facts.length,
+                facts.sha256,
+                content.len()
+            );
+            return Err(Error::corrupt(message));
+        }
+    }
+    Ok((content, facts))
 }
 
 /// The history of `timeline` from the same `pg_wal`, when it lies there. It only sharpens a check, so a history that

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::commands::archive::{Archive, Archived, WalCompression};
+use crate::commands::archive::{Archive, Archived, ContentCheck, IfOther, Storing, WalCompression};
 use crate::domain::segment::WalFileName;
 use crate::error::{Error, Result};
 
@@ -13,16 +13,24 @@ pub struct WalArchiveRequest {
     pub path: PathBuf,
     /// How to store it.
     pub compression: WalCompression,
+    /// What to do when other content lies under its key.
+    pub if_other: IfOther,
+    /// Whether the file must be what its name says.
+    pub check: ContentCheck,
 }
 
-/// Archives one WAL file. One request to the store when all is well.
+/// Archives one WAL file: one read, one pass, one put. One request to the store when all is well.
 ///
-/// When this returns, the store has confirmed the object. Errors: see [`Archive::archive_file`]; `Usage` for a path
-/// whose last component is no WAL name.
+/// When this returns, the store has confirmed the object. The same content a second time is success, whoever stored it first.
+///
+/// Errors: `Mismatch` or `Corrupt` for a file that is not what its name says, `Conflict` when the archive holds other content
+/// under this name, `Usage` for a path whose last component is no WAL name, `Unreachable`, `Denied`, `Local`.
+/// Memory: the file and its compressed form.
 pub async fn wal_archive(archive: &Archive, request: &WalArchiveRequest) -> Result<Archived> {
     let name = wal_name(&request.path)?;
+    let &WalArchiveRequest { ref path, compression, if_other, check } = request;
     archive
-        .archive_file(&name, &request.path, request.compression)
+        .archive_file(&name, path, Storing { compression, if_other, check })
         .await
         .map_err(|error| error.context(format!("could not archive WAL file \"{name}\"")))
 }

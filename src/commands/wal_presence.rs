@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::commands::archive::{Archive, WalCompression};
+use crate::commands::archive::{Archive, ContentCheck, IfOther, Storing, WalCompression};
 use crate::domain::compression::Compression;
 use crate::domain::lsn::Lsn;
 use crate::domain::segment::{SegmentName, SegmentSize, WalFileName};
@@ -159,8 +159,9 @@ impl NeededWal<'_> {
 
     async fn ship(&self, name: WalFileName) -> Result<()> {
         let path = self.pg_wal.join(name.to_string());
+        let how = Storing { compression: self.compression, if_other: IfOther::Refuse, check: ContentCheck::Checked };
         self.archive
-            .archive_file(&name, &path, self.compression)
+            .archive_file(&name, &path, how)
             .await
             .map(drop)
             .map_err(|error| error.context(format!("could not ship WAL file \"{name}\"")))
