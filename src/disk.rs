@@ -12,21 +12,37 @@ use crate::error::{Error, Result};
 /// Written beside `path` under a name of this process, fsynced, renamed over it, and the directory fsynced.
 /// Errors: `Local`, naming the path; among them a device or socket of that name, which must not become a file.
 pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
-    let is_special = |facts: fs::Metadata| !facts.is_file() && !facts.is_symlink();
-    if fs::symlink_metadata(path).is_ok_and(is_special) {
-        let cause = std::io::Error::other("it is there, and is no regular file");
-        return Err(Error::local("write file", path, cause));
-    }
+    let failed = |cause| Error::local("write file", path, cause);
+    refuse_special(path).map_err(failed)?;
     let staged = staged_beside(path);
     let outcome = write_durably(&staged, content)
         .and_then(|()| fs::rename(&staged, path))
         .and_then(|()| sync_directory(parent_of(path)))
-        .map_err(|cause| Error::local("write file", path, cause));
+        .map_err(failed);
     if outcome.is_err() {
         // The staged file is ours alone; if even removing it fails, the first error is the one that matters.
         let _ = fs::remove_file(&staged);
     }
     outcome
+}
+
+/// Moves the whole and durable file `from` to `path`, durably; `path` is replaced at once, or is as it was before.
+///
+/// False, and nothing done, where the two lie on different file systems. Errors: `Local`, as [`publish`].
+pub fn publish_by_rename(from: &Path, path: &Path) -> Result<bool> {
+    let failed = |cause| Error::local("write file", path, cause);
+    refuse_special(path).map_err(failed)?;
+    match fs::rename(from, path) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::CrossesDevices => return Ok(false),
+        outcome => outcome.map_err(failed)?,
+    }
+    sync_directory(parent_of(path)).map_err(failed)?;
+    Ok(true)
+}
+
+/// True for the name of a file that [`publish`] had not finished: its writer is at work, or was killed.
+pub fn is_staged(name: &str) -> bool {
+    name.starts_with('.') && name.contains(STAGED)
 }
 
 /// Reads a whole file of at most `limit_bytes`.
@@ -65,10 +81,22 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
+/// What the name of a staged file has after that of the file it is to become.
+const STAGED: &str = ".barback-";
+
 /// A name no other process uses: PostgreSQL ignores files in `pg_wal` whose names are not WAL's.
 fn staged_beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    parent_of(path).join(format!(".{name}.barback-{}", std::process::id()))
+    parent_of(path).join(format!(".{name}{STAGED}{}", std::process::id()))
+}
+
+/// A device or socket must not become a file.
+fn refuse_special(path: &Path) -> std::io::Result<()> {
+    let is_special = |facts: fs::Metadata| !facts.is_file() && !facts.is_symlink();
+    if fs::symlink_metadata(path).is_ok_and(is_special) {
+        return Err(std::io::Error::other("it is there, and is no regular file"));
+    }
+    Ok(())
 }
 
 fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
@@ -99,6 +127,27 @@ mod tests {
         let error = publish(&path, b"one").unwrap_err();
         assert!(error.to_string().starts_with("could not write file"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_renamed_file_replaces_the_old_one_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, path) = (dir.path().join("from"), dir.path().join("file"));
+        fs::write(&from, "new").unwrap();
+        fs::write(&path, "old").unwrap();
+        assert!(publish_by_rename(&from, &path).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let error = publish_by_rename(&from, &path).unwrap_err();
+        assert!(error.to_string().starts_with("could not write file"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_staged_file_is_told_by_its_name() {
+        let staged = staged_beside(Path::new("somewhere/000000010000000000000005"));
+        assert!(is_staged(staged.file_name().unwrap().to_str().unwrap()));
+        assert!(!is_staged("000000010000000000000005"));
     }
 
     #[test]

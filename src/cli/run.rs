@@ -18,7 +18,7 @@ use crate::commands::catalog;
 use crate::commands::progress::Progress;
 use crate::commands::restore::{self, PreparedRestore, REQUEST_BYTES, RestoreDone, RestoreRequest};
 use crate::commands::wal_archive::{WalArchiveRequest, wal_archive};
-use crate::commands::wal_restore::{WalRestoreRequest, wal_restore};
+use crate::commands::wal_restore::{BackupHistories, PartialPolicy, WalRestoreRequest, wal_restore};
 use crate::domain::lsn::Lsn;
 use crate::domain::segment::SegmentSize;
 use crate::error::{Error, ErrorKind, Result};
@@ -76,8 +76,15 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
         Command::WalRestore(args) => single_threaded()?.block_on(async {
             let download = SegmentSize::MAX.bytes();
             let archive = open(&settings, around, Traffic { upload: 0, download, writes: false }).await?;
-            let expected = settings.wal_compression.codec;
-            let request = WalRestoreRequest { name: args.name, destination: args.destination, expected };
+            let request = WalRestoreRequest {
+                name: args.name,
+                destination: args.destination,
+                expected: Some(settings.wal_compression.codec),
+                partial: PartialPolicy::LastResort,
+                backup_histories: BackupHistories::Restored,
+                check: ContentCheck::Checked,
+                spool: None,
+            };
             wal_restore(&archive, &request).await
         }),
         Command::Backup(args) => multi_threaded()?.block_on(take_backup(&settings, args, around, out)),

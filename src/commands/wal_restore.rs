@@ -1,13 +1,26 @@
 //! The second way: one WAL file from the archive to the path PostgreSQL gave.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
 
-use crate::commands::archive::Archive;
+use crate::commands::archive::{Archive, ContentCheck};
+use crate::commands::prefetch::{Neighbour, fetch_ahead};
+use crate::commands::spool::{Spool, SpoolOptions};
 use crate::disk;
 use crate::domain::compression::Compression;
-use crate::domain::segment::WalFileName;
+use crate::domain::segment::{SegmentName, WalFileName};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::{Listed, Place};
 use crate::wal::proof;
+
+/// How long recovery waits, once it has its segment, for those that are fetched ahead of it: a store that stalls on one of
+/// them must not stall recovery.
+const NEIGHBOURS_GRACE: Duration = Duration::from_secs(15);
+
+/// No more than this many segments are fetched ahead, however many are asked for: 4 GiB of the usual ones.
+const NEIGHBOURS_MAX: usize = 255;
 
 /// What `restore_command` asks for.
 #[derive(Debug, Clone)]
@@ -16,8 +29,37 @@ pub struct WalRestoreRequest {
     pub name: WalFileName,
     /// Where to put it, as `%p` gives it.
     pub destination: PathBuf,
-    /// The format to look for first: one request when the guess holds.
-    pub expected: Compression,
+    /// The format to look for first: one request when the guess holds. Without one the archive is listed first.
+    pub expected: Option<Compression>,
+    /// When the incomplete segment that a promotion left serves the complete one's name.
+    pub partial: PartialPolicy,
+    /// Whether the history file of a base backup, which recovery never asks for, is there at all.
+    pub backup_histories: BackupHistories,
+    /// Whether the file must be what its name says.
+    pub check: ContentCheck,
+    /// Where segments fetched ahead are looked for and kept; nowhere when none. It is not used for other files.
+    pub spool: Option<SpoolOptions>,
+}
+
+/// When `<segment>.partial` serves who asks for `<segment>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartialPolicy {
+    /// When the complete segment is there in no format.
+    LastResort,
+    /// Never; and asked for under its own name it is not there either (Barman's `--no-partial`).
+    Never,
+    /// When its key is the first in byte order, as with Barman 3.19.1: a `.partial.gz` beats a complete `.snappy`, `.xz` or
+    /// `.zst`, and recovery ends early. See [`choose`]'s test.
+    BarmanOrder,
+}
+
+/// Whether `<segment>.<offset>.backup` can be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupHistories {
+    /// Like any file in the archive.
+    Restored,
+    /// No, it is said not to be there, as by `barman-cloud-wal-restore` 3.19.1.
+    Absent,
 }
 
 /// An object that can serve a WAL name.
@@ -25,75 +67,208 @@ pub struct WalRestoreRequest {
 struct Candidate {
     key: String,
     codec: Compression,
+    /// It is a `.partial` that would stand in for the complete segment.
     is_partial: bool,
 }
 
-/// Restores one WAL file. One request when it is stored under the expected suffix, two more otherwise.
+/// Restores one WAL file. One request when it is stored under the expected suffix, two more otherwise; without an expectation
+/// two requests when it is there, one when it is not; none when an earlier call fetched it ahead.
 ///
-/// The content's length, digest (where the object carries one) and page header are checked before it appears at the
-/// destination, whole and durable.
+/// The content's length, digest (where the object carries one) and, unless waived, its page header are checked before it
+/// appears at the destination, whole and durable. With a spool, the segments that the archive lists next are fetched at the
+/// same time; that they fail or that there is no room for them costs a log line, and at most 15 s.
 ///
-/// Errors: `NotFound` only when the store listed the name and nothing serves it; everything else means "could not
-/// find out", and PostgreSQL must not take it for the end of WAL.
+/// Errors: `NotFound` only when the store listed the name and nothing serves it, or the request excludes it; everything else
+/// means "could not find out", and PostgreSQL must not take it for the end of WAL. `Local` when the destination cannot be
+/// written. Memory: the object and the file; with segments fetched ahead, 64 MiB and two files more.
 pub async fn wal_restore(archive: &Archive, request: &WalRestoreRequest) -> Result<()> {
-    let doing = || format!("could not restore WAL file \"{}\"", request.name);
-    let content = fetch(archive, &request.name, request.expected).await.map_err(|error| match error.kind() {
-        // Recovery asks for what is not there as a matter of routine: a statement, not a complaint.
-        ErrorKind::NotFound => error,
-        _ => error.context(doing()),
-    })?;
-    disk::publish(&request.destination, &content)
+    if is_excluded(request) {
+        return Err(absent(&request.name));
+    }
+    let spool = request.spool.as_ref().map(|options| Spool::new(options, &archive.prefix, request.check));
+    if spool.as_ref().is_some_and(|spool| spool.deliver(&request.name, &request.destination)) {
+        return Ok(());
+    }
+    let wanted = request.spool.as_ref().map_or(0, |options| options.segments.saturating_sub(1).min(NEIGHBOURS_MAX));
+    match (spool, request.name) {
+        (Some(spool), WalFileName::Segment(segment)) if wanted > 0 => {
+            restore_with_neighbours(archive, request, &spool, segment, wanted).await
+        }
+        _ => {
+            let content = fetch(archive, request).await.map_err(|error| explain(request, error))?;
+            disk::publish(&request.destination, &content)
+        }
+    }
 }
 
-async fn fetch(archive: &Archive, name: &WalFileName, expected: Compression) -> Result<Vec<u8>> {
-    let guess = Candidate {
-        key: format!("{}{}", archive.prefix.wal(name), expected.suffix()),
-        codec: expected,
-        is_partial: false,
-    };
-    match read_checked(archive, name, &guess).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        outcome => return outcome,
+fn explain(request: &WalRestoreRequest, error: Error) -> Error {
+    match error.kind() {
+        // Recovery asks for what is not there as a matter of routine: a statement, not a complaint.
+        ErrorKind::NotFound => error,
+        _ => error.context(format!("could not restore WAL file \"{}\"", request.name)),
+    }
+}
+
+fn is_excluded(request: &WalRestoreRequest) -> bool {
+    match request.name {
+        WalFileName::BackupHistory(..) => request.backup_histories == BackupHistories::Absent,
+        WalFileName::Partial(_) => request.partial == PartialPolicy::Never,
+        _ => false,
+    }
+}
+
+fn absent(name: &WalFileName) -> Error {
+    Error::new(ErrorKind::NotFound, format!("WAL file \"{name}\" is not in the archive"))
+}
+
+async fn fetch(archive: &Archive, request: &WalRestoreRequest) -> Result<Vec<u8>> {
+    let name = &request.name;
+    if let Some(codec) = request.expected {
+        let key = format!("{}{}", archive.prefix.wal(name), codec.suffix());
+        match read_checked(archive, request, &Candidate { key, codec, is_partial: false }).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            outcome => return outcome,
+        }
     }
     let candidates = list_candidates(archive, name).await?;
-    let Some(best) = choose(candidates) else {
-        return Err(Error::new(ErrorKind::NotFound, format!("WAL file \"{name}\" is not in the archive")));
-    };
-    // The listing saw it, so a miss now is a contradiction and no proof of absence.
-    read_checked(archive, name, &best).await.map_err(|error| match error.kind() {
+    let best = choose(candidates, request.partial).ok_or_else(|| absent(name))?;
+    read_listed(archive, request, &best).await
+}
+
+/// The listing saw it, so a miss now is a contradiction and no proof of absence.
+async fn read_listed(archive: &Archive, request: &WalRestoreRequest, candidate: &Candidate) -> Result<Vec<u8>> {
+    read_checked(archive, request, candidate).await.map_err(|error| match error.kind() {
         ErrorKind::NotFound => error.as_kind(ErrorKind::Unreachable),
         _ => error,
     })
 }
 
-async fn read_checked(archive: &Archive, name: &WalFileName, candidate: &Candidate) -> Result<Vec<u8>> {
+async fn read_checked(archive: &Archive, request: &WalRestoreRequest, candidate: &Candidate) -> Result<Vec<u8>> {
     let (content, _) = archive.read_sealed(&candidate.key, candidate.codec).await?;
-    proof::check(name, &content, None)
-        .map_err(|error| error.context(format!("object \"{}\" cannot be used", candidate.key)))?;
+    if request.check == ContentCheck::Checked {
+        proof::check(&request.name, &content, None)
+            .map_err(|error| error.context(format!("object \"{}\" cannot be used", candidate.key)))?;
+    }
     Ok(content)
 }
 
 /// Everything stored under the name, in any suffix, `.partial` included.
 async fn list_candidates(archive: &Archive, name: &WalFileName) -> Result<Vec<Candidate>> {
-    let key = archive.prefix.wal(name);
-    let (directory, begins) = key.rsplit_once('/').expect("a WAL key lies in a directory");
-    let objects = archive.store.list_names(&format!("{directory}/"), begins).await?;
-    let serves = |found: &WalFileName| match (found, name) {
-        (WalFileName::Partial(partial), WalFileName::Segment(segment)) => partial == segment,
-        _ => found == name,
-    };
-    let candidates = objects.into_iter().filter_map(|object| {
-        let (found, codec) = archive.prefix.wal_from_key(&object.key)?;
-        let is_partial = matches!(found, WalFileName::Partial(_)) && found != *name;
-        serves(&found).then_some(Candidate { key: object.key, codec, is_partial })
-    });
-    Ok(candidates.collect())
+    let (directory, begins) = directory_and_name(archive, name);
+    let objects = archive.store.list_names(&directory, &begins).await?;
+    Ok(objects.into_iter().filter_map(|object| candidate(archive, name, object)).collect())
 }
 
-/// The complete segment before any `.partial`, whatever their suffixes: Barman 3.19.1 takes the first key in byte
-/// order, where `.partial` comes before `.snappy`, `.xz` and `.zst`.
-fn choose(candidates: Vec<Candidate>) -> Option<Candidate> {
-    candidates.into_iter().min_by(|a, b| (a.is_partial, &a.key).cmp(&(b.is_partial, &b.key)))
+fn directory_and_name(archive: &Archive, name: &WalFileName) -> (String, String) {
+    let key = archive.prefix.wal(name);
+    let (directory, begins) = key.rsplit_once('/').expect("a WAL key lies in a directory");
+    (format!("{directory}/"), begins.to_owned())
+}
+
+/// The object, if it can serve `name`.
+fn candidate(archive: &Archive, name: &WalFileName, object: Listed) -> Option<Candidate> {
+    let (found, codec) = archive.prefix.wal_from_key(&object.key)?;
+    let serves = match (found, name) {
+        (WalFileName::Partial(partial), WalFileName::Segment(segment)) => partial == *segment,
+        _ => found == *name,
+    };
+    serves.then_some(Candidate { key: object.key, codec, is_partial: found != *name })
+}
+
+fn choose(candidates: Vec<Candidate>, policy: PartialPolicy) -> Option<Candidate> {
+    let candidates = candidates.into_iter();
+    match policy {
+        PartialPolicy::LastResort => candidates.min_by(|a, b| (a.is_partial, &a.key).cmp(&(b.is_partial, &b.key))),
+        PartialPolicy::Never => candidates.filter(|one| !one.is_partial).min_by(|a, b| a.key.cmp(&b.key)),
+        PartialPolicy::BarmanOrder => candidates.min_by(|a, b| a.key.cmp(&b.key)),
+    }
+}
+
+/// Restores `segment` and fetches up to `wanted` of those after it into the spool, all at once. The requested one decides.
+async fn restore_with_neighbours(
+    archive: &Archive,
+    request: &WalRestoreRequest,
+    spool: &Spool,
+    segment: SegmentName,
+    wanted: usize,
+) -> Result<()> {
+    let listed = list_with_neighbours(archive, segment, wanted).await;
+    let (candidates, neighbours) = listed.map_err(|error| explain(request, error))?;
+    let best = choose(candidates, request.partial).ok_or_else(|| absent(&request.name))?;
+    let mut requested = pin!(async {
+        let content = read_listed(archive, request, &best).await.map_err(|error| explain(request, error))?;
+        disk::publish(&request.destination, &content)
+    });
+    let mut ahead = pin!(fetch_ahead(archive, spool, segment, neighbours, request.check));
+    tokio::select! {
+        biased;
+        outcome = &mut requested => outcome?,
+        () = &mut ahead => return requested.await,
+    }
+    if tokio::time::timeout(NEIGHBOURS_GRACE, ahead).await.is_err() {
+        tracing::warn!("gave up fetching WAL ahead of \"{segment}\" after {} s", NEIGHBOURS_GRACE.as_secs());
+    }
+    Ok(())
+}
+
+/// What can serve `segment`, and the next segments in the archive after it. One listing, and one more where the directory of
+/// the segment ends: it holds 4 GiB of WAL.
+async fn list_with_neighbours(
+    archive: &Archive,
+    segment: SegmentName,
+    wanted: usize,
+) -> Result<(Vec<Candidate>, Vec<Neighbour>)> {
+    let name = WalFileName::Segment(segment);
+    let (directory, begins) = directory_and_name(archive, &name);
+    let key = format!("{directory}{begins}");
+    let mut candidates = Vec::new();
+    let mut next = Next { after: segment, wanted, found: BTreeMap::new() };
+    // Just before the name: listings begin after what they are given.
+    let before = &key[..key.len() - 1];
+    let each = |object: Listed| {
+        next.take(archive, &object);
+        candidates.extend(candidate(archive, &name, object));
+    };
+    archive.store.list(&directory, Some(before), each).await?;
+    if candidates.is_empty() && matches!(archive.store.place(), Place::Directory(_)) {
+        // This listing tells an archive that is not mounted from one that ends here.
+        candidates = list_candidates(archive, &name).await?;
+    }
+    let last = next.found.keys().last().copied().unwrap_or(segment);
+    if !candidates.is_empty() && next.found.len() < wanted && may_end_its_directory(last) {
+        let beyond = SegmentName { log: last.log.saturating_add(1), segment: 0, ..last };
+        let (directory, _) = directory_and_name(archive, &WalFileName::Segment(beyond));
+        if let Err(error) = archive.store.list(&directory, None, |object| next.take(archive, &object)).await {
+            tracing::info!("{error}; no WAL is fetched ahead from there");
+        }
+    }
+    Ok((candidates, next.found.into_values().collect()))
+}
+
+/// True for numbers with which a directory of segments of some size ends: 3 at 1 GiB, 255 at 16 MiB, 4095 at 1 MiB.
+fn may_end_its_directory(segment: SegmentName) -> bool {
+    segment.segment >= 3 && segment.segment.saturating_add(1).is_power_of_two()
+}
+
+/// The first complete segments after one, from listings in any order.
+struct Next {
+    after: SegmentName,
+    wanted: usize,
+    found: BTreeMap<SegmentName, Neighbour>,
+}
+
+impl Next {
+    fn take(&mut self, archive: &Archive, object: &Listed) {
+        let Some((WalFileName::Segment(segment), codec)) = archive.prefix.wal_from_key(&object.key) else { return };
+        if segment <= self.after || self.found.get(&segment).is_some_and(|known| known.key <= object.key) {
+            return;
+        }
+        let neighbour = Neighbour { segment, key: object.key.clone(), codec, bytes: object.bytes };
+        self.found.insert(segment, neighbour);
+        if self.found.len() > self.wanted {
+            self.found.pop_last();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,8 +283,36 @@ mod tests {
     fn a_partial_segment_is_never_chosen_while_the_complete_one_is_there() {
         let partial = candidate("w/000000010000000000000020.partial.gz", true);
         let whole = candidate("w/000000010000000000000020.zst", false);
-        assert_eq!(choose(vec![partial.clone(), whole.clone()]), Some(whole));
-        assert_eq!(choose(vec![partial.clone()]), Some(partial));
-        assert_eq!(choose(Vec::new()), None);
+        let both = vec![partial.clone(), whole.clone()];
+        assert_eq!(choose(both.clone(), PartialPolicy::LastResort), Some(whole.clone()));
+        assert_eq!(choose(vec![partial.clone()], PartialPolicy::LastResort), Some(partial.clone()));
+        assert_eq!(choose(both.clone(), PartialPolicy::Never), Some(whole));
+        assert_eq!(choose(vec![partial.clone()], PartialPolicy::Never), None);
+        // barman-cloud-wal-restore 3.19.1 takes the first key in byte order.
+        assert_eq!(choose(both, PartialPolicy::BarmanOrder), Some(partial));
+        assert_eq!(choose(Vec::new(), PartialPolicy::LastResort), None);
+    }
+
+    #[test]
+    fn in_barmans_order_plain_and_early_suffixes_come_before_partial_ones() {
+        let partial = candidate("w/000000010000000000000020.partial", true);
+        for (suffix, whole_first) in
+            [("", true), (".bz2", true), (".gz", true), (".lz4", true), (".snappy", false), (".xz", false)]
+        {
+            let whole = candidate(&format!("w/000000010000000000000020{suffix}"), false);
+            let chosen = choose(vec![partial.clone(), whole.clone()], PartialPolicy::BarmanOrder);
+            assert_eq!(chosen, Some(if whole_first { whole } else { partial.clone() }), "{suffix}");
+        }
+    }
+
+    #[test]
+    fn a_directory_may_end_with_the_last_segment_of_any_size() {
+        let name = |number: u32| SegmentName { segment: number, ..("000000010000000000000000").parse().unwrap() };
+        for number in [3, 7, 63, 255, 4095] {
+            assert!(may_end_its_directory(name(number)), "{number}");
+        }
+        for number in [0, 1, 2, 4, 254, 256, u32::MAX] {
+            assert!(!may_end_its_directory(name(number)), "{number}");
+        }
     }
 }

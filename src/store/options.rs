@@ -93,6 +93,12 @@ pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 impl StoreOptions {
+    /// What tells this store from every other: its place and its server. To name local files after; not for people.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{:?} {}", self.place, super::s3::endpoint(self).unwrap_or_default())
+    }
+
     /// A variable of the environment; an empty one says nothing.
     pub(super) fn variable(&self, name: &str) -> Option<&String> {
         self.environment.get(name).filter(|value| !value.is_empty())

@@ -23,7 +23,7 @@ pub fn check(
 ) -> Result<Option<SystemIdentifier>> {
     match name {
         WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
-            check_segment(*segment, content, history).map(Some)
+            check_segment(*segment, content, content.len() as u64, history).map(Some)
         }
         WalFileName::TimelineHistory(timeline) => {
             let text = std::str::from_utf8(content)
@@ -37,14 +37,19 @@ pub fn check(
     }
 }
 
-fn check_segment(name: SegmentName, content: &[u8], history: Option<&TimelineHistory>) -> Result<SystemIdentifier> {
-    let header = SegmentHeader::parse(content)?;
-    if content.len() as u64 != header.segment_size.bytes() {
-        return Err(Error::corrupt(format!(
-            "it is {} bytes long, its header says {}",
-            content.len(),
-            header.segment_size.bytes()
-        )));
+/// Checks that a file of `length_bytes` that begins with `first_page` is the segment called `name`, as far as that much tells.
+///
+/// Errors: as [`check`].
+pub fn check_segment(
+    name: SegmentName,
+    first_page: &[u8],
+    length_bytes: u64,
+    history: Option<&TimelineHistory>,
+) -> Result<SystemIdentifier> {
+    let header = SegmentHeader::parse(first_page)?;
+    if length_bytes != header.segment_size.bytes() {
+        let said = header.segment_size.bytes();
+        return Err(Error::corrupt(format!("it is {length_bytes} bytes long, its header says {said}")));
     }
     let says =
         SegmentName::from_number(header.timeline, header.segment_size.segment_of(header.start), header.segment_size);
