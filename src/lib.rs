@@ -8,6 +8,7 @@
 //! | archive one WAL file | [`commands::wal_archive`] | 1 put |
 //! | restore one WAL file | [`commands::wal_restore`] | 1 get |
 //! | take a base backup | [`commands::backup`] | parts, manifest, index, `backup.info` last |
+//! | lay a backup's files down | [`commands::lay_down`] | parts, `global/pg_control` last |
 //! | restore to a moment | [`commands::restore`] | catalogue, WAL names, parts, `global/pg_control` last |
 //!
 //! ```text

@@ -156,6 +156,24 @@ fn a_backup_has_the_habits_it_is_asked_for() {
 }
 
 #[test]
+fn configuration_from_elsewhere_comes_as_it_is_under_its_own_name() {
+    let Some(version) = Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let etc = dir.create_dir("etc");
+    let hba = dir.write("etc/rules.conf", "local all all trust # kept\n");
+    let (hba, absent) = (hba.display().to_string(), etc.join("absent").display().to_string());
+    // Of the three files in use, only that of users' names may be missing.
+    let options = ClusterOptions::default().set("hba_file", &hba).set("ident_file", absent);
+    let site = Site::of(dir, &version, options);
+    let (id, copy) = (site.back_up(site.request()).unwrap().backup.id, site.dir.join("copy"));
+    site.lay_down(id.as_str(), &copy).unwrap();
+    assert_eq!(std::fs::read_to_string(copy.join("rules.conf")).unwrap(), "local all all trust # kept\n");
+    let settings = std::fs::read_to_string(copy.join("postgresql.conf")).unwrap();
+    assert!(settings.contains(&format!("hba_file = '{hba}'\n")), "settings were changed");
+    assert!(!copy.join("absent").exists());
+}
+
+#[test]
 fn the_server_s_word_is_taken_for_its_wal_when_that_is_asked_for() {
     let Some(version) = Postgres::newest() else { return };
     let dir = TestDir::new();
@@ -226,6 +244,15 @@ fn a_limit_on_the_rate_holds_for_a_single_small_part_too() {
     let allowed = seconds * f64::from(u32::try_from(rate).unwrap()) + f64::from(1 << 18);
     let stored = f64::from(u32::try_from(done.stored_bytes).unwrap());
     assert!(stored > 2e6 && stored <= allowed, "{stored} bytes in {seconds} s");
+    let begun = Instant::now();
+    let request = BackupRequest {
+        compression: Compression::Lz4,
+        max_rate_bytes_per_s: Some(1000),
+        has_loose_rate: true,
+        ..site.request()
+    };
+    site.back_up(request).unwrap();
+    assert!(begun.elapsed() < PATIENCE, "tars of one part each were held back");
 }
 
 #[test]
@@ -457,6 +484,7 @@ impl Site {
             wal_compression: WalCompression { codec: Compression::Gzip, level: None },
             fast: true,
             max_rate_bytes_per_s: None,
+            has_loose_rate: false,
             part_size_bytes: 10 << 20,
             part_memory_bytes: Some(2 * FRUGAL_MEMORY_PER_JOB_BYTES),
             max_tar_bytes: Some(100 << 30),

@@ -123,6 +123,7 @@ async fn take_backup(
         max_rate_bytes_per_s: args.max_rate_bytes,
         part_size_bytes: usize::try_from(args.part_size_bytes)
             .map_err(|_| Error::usage("the part size is larger than this machine's memory"))?,
+        has_loose_rate: false,
         part_memory_bytes: None,
         max_tar_bytes: None,
         configuration: Form::FitForCopy,

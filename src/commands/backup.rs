@@ -269,6 +269,8 @@ impl Run<'_> {
             tracing::warn!("parts are of {part_size_bytes} bytes and not of {wanted}, for which memory is too small");
         }
         tracing::debug!("{workers} workers hold at most {parts_in_memory} parts of {part_size_bytes} bytes each");
+        let rate = self.request.max_rate_bytes_per_s;
+        let rate = if self.request.has_loose_rate { RateLimit::loose(rate) } else { RateLimit::new(rate) };
         let writer = ManifestWriter::new(self.facts.version, self.facts.system_identifier);
         let sources = self.sources();
         let share = self.facts.cluster_size_bytes.unwrap_or(0) / MOST_TARS;
@@ -281,12 +283,7 @@ impl Run<'_> {
             jobs: workers,
             compression: self.request.compression,
             level: self.request.level,
-            limits: UploadLimits {
-                part_size_bytes,
-                parts_in_memory,
-                rate: RateLimit::new(self.request.max_rate_bytes_per_s),
-                interrupt: interrupt.clone(),
-            },
+            limits: UploadLimits { part_size_bytes, parts_in_memory, rate, interrupt: interrupt.clone() },
             tar_size_bytes: TAR_SIZE_BYTES.max(share),
             max_tar_bytes: self.request.max_tar_bytes,
             interrupt: interrupt.clone(),

@@ -40,6 +40,8 @@ pub struct BackupRequest {
     pub fast: bool,
     /// Bytes per second all workers together may upload.
     pub max_rate_bytes_per_s: Option<u64>,
+    /// Whether each tar has that rate for itself, and is held back between its parts only (Barman 3.19.1).
+    pub has_loose_rate: bool,
     /// The size of one multipart-upload part.
     pub part_size_bytes: usize,
     /// The most that parts on their way may take in memory; `jobs` and `part_size_bytes` give way to it.

@@ -183,7 +183,8 @@ impl Copy {
         let family = self.sources[source].family;
         let number = self.numbers[source].fetch_add(1, Ordering::Relaxed);
         let key = self.archive.prefix.part(&self.id, &family, number, self.compression);
-        let upload = PartUpload::begin(&self.runtime, &self.archive.store, key, self.limits.clone());
+        let limits = UploadLimits { rate: self.limits.rate.of_another_object(), ..self.limits.clone() };
+        let upload = PartUpload::begin(&self.runtime, &self.archive.store, key, limits);
         let stored_bytes = upload.counter();
         let encoder = compression::encoder(self.compression, self.level, upload)?;
         Ok(OpenTar {

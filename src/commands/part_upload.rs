@@ -29,6 +29,9 @@ pub const PARTS_IN_MEMORY: usize = PARTS_IN_FLIGHT + 2;
 /// With fewer, nothing could be filled while a part is on its way.
 const FEWEST_PARTS_IN_MEMORY: usize = 2;
 
+/// More threads than this only take turns.
+const MOST_WORKERS: usize = 64;
+
 /// S3 takes no smaller part but the last.
 const SMALLEST_PART_BYTES: usize = 5 << 20;
 
@@ -101,12 +104,13 @@ impl Buffers {
     /// then there are fewer workers, and when even one worker is too much, parts become smaller.
     #[must_use]
     pub fn within(limit_bytes: Option<usize>, jobs: usize, part_size_bytes: usize) -> Self {
+        let jobs = jobs.clamp(1, MOST_WORKERS);
         let Some(limit) = limit_bytes else {
             return Self { workers: jobs, part_size_bytes, parts_in_memory: PARTS_IN_MEMORY };
         };
         let largest = (limit / FEWEST_PARTS_IN_MEMORY).max(SMALLEST_PART_BYTES);
         let part_size_bytes = part_size_bytes.clamp(SMALLEST_PART_BYTES, largest);
-        let workers = (limit / (FEWEST_PARTS_IN_MEMORY * part_size_bytes)).clamp(1, jobs.max(1));
+        let workers = (limit / (FEWEST_PARTS_IN_MEMORY * part_size_bytes)).clamp(1, jobs);
         let parts_in_memory = (limit / (workers * part_size_bytes)).clamp(FEWEST_PARTS_IN_MEMORY, PARTS_IN_MEMORY);
         Self { workers, part_size_bytes, parts_in_memory }
     }
@@ -149,7 +153,10 @@ impl PartUpload {
 
     /// Sends what is left and makes the object visible. Durable when it returns.
     pub fn finish(mut self) -> Result<Uploaded> {
-        self.pace().and_then(|()| self.send_filled()).and_then(|()| self.send(Piece::End)).map_err(local_failure)?;
+        self.pace_end()
+            .and_then(|()| self.send_filled())
+            .and_then(|()| self.send(Piece::End))
+            .map_err(local_failure)?;
         self.queue = None;
         self.join()?;
         let digest = std::mem::take(&mut self.digest);
@@ -185,7 +192,11 @@ impl PartUpload {
         }
     }
 
-    /// Waits until what was taken since the last time may have passed.
+    fn pace_end(&mut self) -> io::Result<()> {
+        if self.rate.is_loose { Ok(()) } else { self.pace() }
+    }
+
+    /// Waits until what was taken before may have passed.
     fn pace(&mut self) -> io::Result<()> {
         let bytes = std::mem::take(&mut self.unpaced);
         self.rate.wait_for(bytes, &self.interrupt).map_err(io::Error::other)
@@ -212,7 +223,7 @@ impl Write for PartUpload {
         self.digest.update(&bytes[..taken]);
         self.bytes.fetch_add(taken as u64, Ordering::Relaxed);
         self.unpaced += taken;
-        if self.unpaced >= PACE_BYTES {
+        if self.unpaced >= self.rate.pace_bytes(part_size_bytes) {
             self.pace()?;
         }
         if is_full {
@@ -337,6 +348,8 @@ fn given_up(key: &str) -> Error {
 #[derive(Debug, Clone, Default)]
 pub struct RateLimit {
     bytes_per_s: Option<u64>,
+    /// Whether every object has the rate for itself, and whole parts of it are held back only.
+    is_loose: bool,
     /// When the bytes let through so far will have passed at the rate.
     free_at: Arc<std::sync::Mutex<Option<Instant>>>,
 }
@@ -346,6 +359,21 @@ impl RateLimit {
     #[must_use]
     pub fn new(bytes_per_s: Option<u64>) -> Self {
         Self { bytes_per_s, ..Self::default() }
+    }
+
+    /// As Barman 3.19.1 counts: each object by itself, between its parts, so that one with a single part is not held back.
+    #[must_use]
+    pub fn loose(bytes_per_s: Option<u64>) -> Self {
+        Self { bytes_per_s, is_loose: true, ..Self::default() }
+    }
+
+    /// What holds for one more object.
+    pub(crate) fn of_another_object(&self) -> Self {
+        if self.is_loose { Self::loose(self.bytes_per_s) } else { self.clone() }
+    }
+
+    fn pace_bytes(&self, part_size_bytes: usize) -> usize {
+        if self.is_loose { part_size_bytes } else { PACE_BYTES }
     }
 
     /// Sleeps until `bytes` more may be sent; the error says that nothing more is to be sent.
