@@ -208,6 +208,31 @@ fn a_proxy_is_used_except_for_hosts_that_are_excluded() {
 }
 
 #[test]
+fn aws_is_asked_for_the_region_of_a_bucket_unless_it_is_known() {
+    let dir = TestDir::new();
+    let proxy = WebServer::start(|_, _| (502, "no further".to_owned()));
+    let hosts = |bucket: &str, variables: &[(&str, &str)]| {
+        let before = proxy.requests().len();
+        barback(&["list", "--store", &format!("s3://{bucket}/pfx")])
+            .envs(&owned(&[("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")]))
+            .envs(&owned(variables))
+            .env("HTTPS_PROXY", proxy.endpoint())
+            .env("BARBACK_RETRY_TIMEOUT_S", "0")
+            .env("BARBACK_CACHE_DIR", dir.join("cache").display().to_string())
+            .run()
+            .expect_code(2);
+        let requests = proxy.requests();
+        requests[before..].iter().map(|seen| seen.header("host").unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    // Nobody answers there: the default is as good as any.
+    assert_eq!(hosts("bkt", &[]), ["bkt.s3.amazonaws.com:443", "bkt.s3.us-east-1.amazonaws.com:443"]);
+    assert_eq!(hosts("bkt", &[("AWS_REGION", "eu-west-1")]), ["bkt.s3.eu-west-1.amazonaws.com:443"]);
+    assert_eq!(hosts("bkt", &[("AWS_REGION", "cn-north-1")]), ["bkt.s3.cn-north-1.amazonaws.com.cn:443"]);
+    // A dot in a bucket's name would be one too many for the certificate.
+    assert_eq!(hosts("my.bkt", &[("AWS_REGION", "eu-west-1")]), ["s3.eu-west-1.amazonaws.com:443"]);
+}
+
+#[test]
 fn azure_behind_tls_is_trusted_with_the_bundle_that_its_own_libraries_read() {
     let dir = TestDir::new();
     let Some(certificate) = Certificate::make(&dir) else { return };

@@ -4,10 +4,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use object_store::ClientOptions;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, resolve_bucket_region};
 
 use super::service::{Service, Wire};
-use super::{Encryption, Opened, StoreOptions, failure};
+use super::{Encryption, Opened, StoreOptions, failure, remembered};
 use crate::error::{Error, Result};
 
 /// Whether the bucket is part of the host name (`virtual`) or of the path.
@@ -48,6 +48,9 @@ impl std::fmt::Display for AddressingStyle {
 /// The region of servers that have none, which is what their signatures are made with.
 const DEFAULT_REGION: &str = "us-east-1";
 
+/// What the names of regions begin with whose hosts end in `.cn`.
+const CHINA: &str = "cn-";
+
 /// Environment variables that say "credentials are right here" or "ask this nearby service": the store library reads them
 /// itself, so the AWS configuration files need not be looked at.
 const DIRECT_CREDENTIALS: [&str; 4] = [
@@ -57,8 +60,7 @@ const DIRECT_CREDENTIALS: [&str; 4] = [
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
 ];
 
-/// Builds a client for the bucket of `options.place`; sends nothing but what a credential chain needs to find the region of a
-/// profile.
+/// Builds a client for the bucket of `options.place`; sends nothing but what finding a region takes that nobody named.
 pub(super) async fn open(options: &StoreOptions) -> Result<Opened> {
     let bucket = &options.place.container();
     let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
@@ -70,7 +72,8 @@ pub(super) async fn open(options: &StoreOptions) -> Result<Opened> {
     }
     let endpoint = endpoint(options);
     let virtual_hosted = match options.addressing_style {
-        AddressingStyle::Auto => endpoint.is_none(),
+        // The certificates of AWS are for one label before their own names.
+        AddressingStyle::Auto => endpoint.is_none() && is_host_label(bucket),
         AddressingStyle::Path => false,
         AddressingStyle::Virtual => true,
     };
@@ -91,7 +94,17 @@ pub(super) async fn open(options: &StoreOptions) -> Result<Opened> {
         builder = builder.with_checksum_algorithm(Checksum::SHA256);
     }
     builder = with_encryption(builder, options)?;
-    let (builder, region) = with_region_and_credentials(builder, options).await?;
+    let (mut builder, region) = with_credentials(builder, options).await?;
+    let region = match region {
+        Some(region) => region,
+        None if endpoint.is_some() => DEFAULT_REGION.to_owned(),
+        None => region_at_aws(bucket, options, &client).await,
+    };
+    if endpoint.is_none() && region.starts_with(CHINA) {
+        let china = format!("https://s3.{region}.amazonaws.com.cn");
+        builder = builder.with_endpoint(endpoint_for(bucket, &china, virtual_hosted)?);
+    }
+    builder = builder.with_region(&region);
     let objects = builder.build().map_err(|error| failure::describe("open bucket", bucket, error))?;
     let service = Service::S3 { bucket: Box::new(objects.clone()), region, wire: Wire::new(client) };
     let objects = Arc::new(objects);
@@ -155,11 +168,11 @@ fn with_encryption(builder: AmazonS3Builder, options: &StoreOptions) -> Result<A
     }
 }
 
-/// And the region in force.
-async fn with_region_and_credentials(
+/// And the region that was asked for, by option, variable or profile.
+async fn with_credentials(
     builder: AmazonS3Builder,
     options: &StoreOptions,
-) -> Result<(AmazonS3Builder, String)> {
+) -> Result<(AmazonS3Builder, Option<String>)> {
     let variable = |name: &str| options.variable(name);
     let profile = options.aws_profile.as_ref().or_else(|| variable("AWS_PROFILE"));
     // With `AWS_PROFILE` beside keys the keys count, but the region is the profile's: the chain knows.
@@ -167,15 +180,14 @@ async fn with_region_and_credentials(
     let region =
         options.region.as_ref().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION")).cloned();
     if direct {
-        let region = region.unwrap_or_else(|| DEFAULT_REGION.to_owned());
-        return Ok((builder.with_region(&region), region));
+        return Ok((builder, region));
     }
     #[cfg(feature = "aws-profiles")]
     {
         // `AWS_PROFILE` is known to the chain itself.
         let chain = super::credentials::Chain::load(options.aws_profile.clone(), region.clone()).await;
-        let region = region.or_else(|| chain.region()).unwrap_or_else(|| DEFAULT_REGION.to_owned());
-        Ok((builder.with_region(&region).with_credentials(Arc::new(chain)), region))
+        let region = region.or_else(|| chain.region());
+        Ok((builder.with_credentials(Arc::new(chain)), region))
     }
     #[cfg(not(feature = "aws-profiles"))]
     {
@@ -183,9 +195,36 @@ async fn with_region_and_credentials(
             let message = format!("could not use profile \"{profile}\": this barback is built without aws-profiles");
             return Err(Error::usage(message));
         }
-        let region = region.unwrap_or_else(|| DEFAULT_REGION.to_owned());
-        Ok((builder.with_region(&region), region))
+        Ok((builder, region))
     }
+}
+
+/// The region of a bucket at AWS, which tells it to anybody; Barman's library finds it by the redirect it is sent. Where it is
+/// not told, the first request fails with the better reason.
+async fn region_at_aws(bucket: &str, options: &StoreOptions, client: &ClientOptions) -> String {
+    let known = remembered::place("region", bucket, options);
+    if let Some(region) = known.as_deref().and_then(remembered::recall).filter(|region| is_host_label(region)) {
+        return region;
+    }
+    match resolve_bucket_region(bucket, client).await {
+        Ok(region) if is_host_label(&region) => {
+            if let Some(path) = known {
+                remembered::remember(&path, &region);
+            }
+            region
+        }
+        Ok(_) => DEFAULT_REGION.to_owned(),
+        Err(error) => {
+            tracing::info!("{}", failure::describe("find the region of bucket", bucket, error));
+            DEFAULT_REGION.to_owned()
+        }
+    }
+}
+
+/// True for what can stand before a dot in a host's name; a dot is not in it.
+fn is_host_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 #[cfg(test)]
