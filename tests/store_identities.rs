@@ -233,6 +233,35 @@ fn aws_is_asked_for_the_region_of_a_bucket_unless_it_is_known() {
 }
 
 #[test]
+fn no_secret_of_azure_is_ever_said() {
+    let (dir, server) = (TestDir::new(), WebServer::start(|_, _| (500, "out of order".to_owned())));
+    let secret = "aHVudGVyMg==";
+    let sas = format!("sv=2021-10-04&sp=rwdl&sig={secret}");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let name = "000000010000000000000005";
+    dir.create_dir("pg_wal");
+    let file = dir.write(&format!("pg_wal/{name}"), harness::segment(name, 1, harness::Filling::Compressible, 1));
+    for endpoint in [format!("{}/acc", server.endpoint()), format!("http://{closed}/acc")] {
+        let connection = format!("BlobEndpoint={endpoint};SharedAccessSignature={sas}");
+        let keyed = format!("AccountName=acc;AccountKey={secret};BlobEndpoint={endpoint}");
+        for (variable, value) in [
+            ("AZURE_STORAGE_SAS_TOKEN", sas.as_str()),
+            ("AZURE_STORAGE_KEY", secret),
+            ("AZURE_STORAGE_CONNECTION_STRING", &connection),
+            ("AZURE_STORAGE_CONNECTION_STRING", &keyed),
+        ] {
+            let said = barback(&["wal-archive", "-vvv", "--store", &format!("{endpoint}/{BUCKET}")])
+                .arg(&file)
+                .env(variable, value)
+                .env("BARBACK_RETRY_TIMEOUT_S", "1")
+                .run()
+                .expect_code(2);
+            assert!(!said.stderr.contains("aHVudGVyMg") && !said.stdout.contains("aHVudGVyMg"), "{}", said.stderr);
+        }
+    }
+}
+
+#[test]
 fn azure_behind_tls_is_trusted_with_the_bundle_that_its_own_libraries_read() {
     let dir = TestDir::new();
     let Some(certificate) = Certificate::make(&dir) else { return };

@@ -35,8 +35,8 @@ pub enum Probe {
     Present,
     /// The store says that it is not.
     Absent,
-    /// No connection to the store could be made, and why: its name is unknown, or nobody listens there. A server that
-    /// answers nonsense, late or not at all is an error instead.
+    /// No connection to the store could be made, and to which URL and why, in a sentence: its name is unknown, or nobody
+    /// listens there. A server that answers nonsense, late or not at all is an error instead.
     NoConnection(String),
 }
 
@@ -80,7 +80,16 @@ impl Store {
         let answer =
             match self.service.exchange(&Method::HEAD, Target::Container, Bytes::new(), self.retry_timeout).await? {
                 Ok(answer) => answer,
-                Err(error) if could_not_connect(&error) => return Ok(Probe::NoConnection(failure::root_cause(&error))),
+                Err(error) if could_not_connect(&error) => {
+                    let url =
+                        self.service.request(&Method::HEAD, Target::Container, Bytes::new()).await?.uri().to_string();
+                    // What follows the path may be a signature.
+                    let url = url.split('?').next().unwrap_or_default();
+                    // Barman 3.19.1 says so on S3, up to the cause.
+                    let said =
+                        format!("Could not connect to the endpoint URL: \"{url}\": {}", failure::root_cause(&error));
+                    return Ok(Probe::NoConnection(said));
+                }
                 Err(error) => return Err(self.broken("look for", &error)),
             };
         match answer.status {
