@@ -60,6 +60,8 @@ pub(super) struct Wire {
 #[derive(Debug, Clone, Copy)]
 enum Target<'a> {
     Container,
+    /// One name at most of those that begin so.
+    Listing(&'a str),
     Object(&'a str),
 }
 
@@ -70,28 +72,31 @@ struct Answer {
 }
 
 impl Store {
-    /// Asks whether the bucket or container is there: one request, tried again for as long as any other.
+    /// Asks whether the bucket or container is there: one request, tried again for as long as any other. It takes the right to
+    /// list, and no other.
     ///
     /// Errors: `Denied` where the store refuses to say; `Unreachable` for whatever else is no answer.
     pub async fn probe(&self) -> Result<Probe> {
         if let Service::Directory(root) = &*self.service {
             return Ok(if root.is_dir() { Probe::Present } else { Probe::Absent });
         }
-        let answer =
-            match self.service.exchange(&Method::HEAD, Target::Container, Bytes::new(), self.retry_timeout).await? {
-                Ok(answer) => answer,
-                Err(error) if could_not_connect(&error) => {
-                    let url =
-                        self.service.request(&Method::HEAD, Target::Container, Bytes::new()).await?.uri().to_string();
-                    // What follows the path may be a signature.
-                    let url = url.split('?').next().unwrap_or_default();
-                    // Barman 3.19.1 says so on S3, up to the cause.
-                    let said =
-                        format!("Could not connect to the endpoint URL: \"{url}\": {}", failure::root_cause(&error));
-                    return Ok(Probe::NoConnection(said));
-                }
-                Err(error) => return Err(self.broken("look for", &error)),
-            };
+        let (method, target) = match &*self.service {
+            // On S3 the right to list a bucket is that to look at it.
+            Service::S3 { .. } => (Method::HEAD, Target::Container),
+            _ => (Method::GET, Target::Listing(self.place.prefix())),
+        };
+        let answer = match self.service.exchange(&method, target, Bytes::new(), self.retry_timeout).await? {
+            Ok(answer) => answer,
+            Err(error) if could_not_connect(&error) => {
+                let url = self.service.request(&method, target, Bytes::new()).await?.uri().to_string();
+                // What follows the path may be a signature.
+                let url = url.split('?').next().unwrap_or_default();
+                // Barman 3.19.1 says so on S3, up to the cause.
+                let said = format!("Could not connect to the endpoint URL: \"{url}\": {}", failure::root_cause(&error));
+                return Ok(Probe::NoConnection(said));
+            }
+            Err(error) => return Err(self.broken("look for", &error)),
+        };
         match answer.status {
             status if status.is_success() => Ok(Probe::Present),
             StatusCode::NOT_FOUND => Ok(Probe::Absent),
@@ -248,37 +253,25 @@ impl Service {
 
     async fn request(&self, method: &Method, target: Target<'_>, body: Bytes) -> Result<HttpRequest> {
         let failed = |error| failure::describe("prepare a request to", "the store", error);
-        let build = |url: &str, body: Bytes| {
-            let request = http::Request::builder().method(method).uri(url).body(HttpRequestBody::from(body));
+        let build = |url: url::Url| {
+            let request = http::Request::builder().method(method).uri(url.as_str()).body(HttpRequestBody::from(body));
             request.map_err(|error| Error::usage(format!("could not use URL \"{url}\": {error}")))
         };
         match self {
             Self::S3 { bucket, region, .. } => {
-                let path = match target {
-                    Target::Container => ObjectPath::default(),
-                    Target::Object(key) => path_of(key)?,
-                };
-                // The library knows the URL of everything in the bucket, and tells it signed only.
-                let signed = bucket.signed_url(Method::GET, &path, Duration::from_mins(1)).await;
-                let mut url = signed.map_err(failed)?;
-                url.set_query(None);
-                if let Target::Container = target {
-                    let plain = url.path().trim_end_matches('/').to_owned();
-                    url.set_path(&plain);
-                }
-                let mut request = build(url.as_str(), body)?;
+                let mut request = build(s3_url(bucket, target).await?)?;
                 let credential = bucket.credentials().get_credential().await.map_err(failed)?;
                 AwsAuthorizer::new(&credential, "s3", region).try_authorize(&mut request, None).map_err(failed)?;
                 Ok(request)
             }
             Self::Azure { credentials, account, url, .. } => {
-                let mut request = build(&azure_url(url, target)?, body)?;
+                let mut request = build(url_of(url, target, "restype=container", "comp=list&maxresults=1")?)?;
                 let credential = credentials.get_credential().await.map_err(failed)?;
                 AzureAuthorizer::new(&credential, account).try_authorize(&mut request).map_err(failed)?;
                 Ok(request)
             }
             Self::Gcs { credentials, url, project, .. } => {
-                let mut request = build(url, body)?;
+                let mut request = build(url_of(url, target, "", "list-type=2&max-keys=1")?)?;
                 let credential = credentials.get_credential().await.map_err(failed)?;
                 let header = |text: &str| {
                     HeaderValue::from_str(text).map_err(|_| Error::usage("could not use a credential: it is no header"))
@@ -317,12 +310,38 @@ impl Service {
     }
 }
 
-fn azure_url(container: &str, target: Target<'_>) -> Result<String> {
-    let Target::Object(key) = target else { return Ok(format!("{container}?restype=container")) };
-    let refuse = || Error::usage(format!("could not use URL \"{container}\""));
-    let mut url = url::Url::parse(container).map_err(|_| refuse())?;
-    url.path_segments_mut().map_err(|()| refuse())?.extend(key.split('/'));
-    Ok(url.into())
+/// The library knows the URL of everything in the bucket, and tells it signed only.
+async fn s3_url(bucket: &AmazonS3, target: Target<'_>) -> Result<url::Url> {
+    let path = match target {
+        Target::Container | Target::Listing(_) => ObjectPath::default(),
+        Target::Object(key) => path_of(key)?,
+    };
+    let signed = bucket.signed_url(Method::GET, &path, Duration::from_mins(1)).await;
+    let mut url = signed.map_err(|error| failure::describe("prepare a request to", "the store", error))?;
+    url.set_query(None);
+    if path.as_ref().is_empty() {
+        let plain = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&plain);
+    }
+    Ok(url)
+}
+
+/// What stands behind a container's URL; `about` is said of the container in each request on it, `few` in a listing.
+fn url_of(container: &str, target: Target<'_>, about: &str, few: &str) -> Result<url::Url> {
+    let refuse = |cause: &str| Error::usage(format!("could not use URL \"{container}\": {cause}"));
+    let mut url = url::Url::parse(container).map_err(|error| refuse(&error.to_string()))?;
+    match target {
+        Target::Container => url.set_query(Some(about).filter(|about| !about.is_empty())),
+        Target::Listing(prefix) => {
+            let all = [about, few].join("&");
+            url.set_query(Some(all.trim_start_matches('&')));
+            url.query_pairs_mut().append_pair("prefix", prefix);
+        }
+        Target::Object(key) => {
+            url.path_segments_mut().map_err(|()| refuse("it has no path"))?.extend(key.split('/'));
+        }
+    }
+    Ok(url)
 }
 
 /// True when no server was reached at all. One that shows a certificate nobody trusts was reached.

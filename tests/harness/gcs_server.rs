@@ -279,6 +279,7 @@ impl State {
         let (prefix, delimiter) = (text("prefix"), text("delimiter"));
         // A token is the last key or common prefix of the page before.
         let after = text("continuation-token").max(text("start-after"));
+        let page = text("max-keys").parse().unwrap_or(GCS_PAGE).min(GCS_PAGE);
         let (mut entries, mut more) = (BTreeMap::new(), false);
         for ((bucket, key), stored) in &self.objects {
             if *bucket != asked.bucket || !key.starts_with(prefix) || key.as_str() <= after {
@@ -292,7 +293,7 @@ impl State {
             if entries.contains_key(&entry.0) || (entry.1.is_none() && after.starts_with(&entry.0)) {
                 continue;
             }
-            more = entries.len() == GCS_PAGE;
+            more = entries.len() == page;
             if more {
                 break;
             }
