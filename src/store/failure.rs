@@ -49,6 +49,13 @@ pub(super) fn is_busy(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::AlreadyExists { .. }) && !condition_failed(error)
 }
 
+/// True when the server cannot have an object of this name at all: `MinIO` about keys with an empty directory name in them.
+///
+/// The library keeps of S3's error codes only the document they came in.
+pub(super) fn no_such_name(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::Generic { .. }) && root_cause(error).contains("<Code>XMinioInvalidObjectName<")
+}
+
 /// True when the request may have been carried out and only its answer was lost: the connection broke, or it took too
 /// long.
 pub(super) fn answer_was_lost(error: &object_store::Error) -> bool {

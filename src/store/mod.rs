@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use object_store::list::PaginatedListStore;
-use object_store::path::Path as ObjectPath;
+use object_store::path::{Path as ObjectPath, PathPart};
 use object_store::{GetOptions, GetRange, ObjectStore, PutMode, PutOptions, PutPayload};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -214,10 +214,13 @@ impl Store {
     /// Gets a whole object of at most `limit_bytes`.
     ///
     /// Errors: `NotFound` when the store says that it is not there (a bucket that is missing says the same: list to
-    /// tell them apart); `Corrupt` beyond the limit.
+    /// tell them apart), or that none of its objects can be called so; `Corrupt` beyond the limit.
     pub async fn get(&self, key: &str, limit_bytes: u64) -> Result<Fetched> {
         let describe = |error| failure::describe("read object", key, error);
-        let answer = self.objects.get_opts(&path_of(key)?, GetOptions::default()).await.map_err(describe)?;
+        let answer = self.objects.get_opts(&path_of(key)?, GetOptions::default()).await.map_err(|error| {
+            let absent = failure::no_such_name(&error);
+            if absent { describe(error).as_kind(ErrorKind::NotFound) } else { describe(error) }
+        })?;
         if answer.meta.size > limit_bytes {
             let message = format!(
                 "could not read object \"{key}\": it is {} bytes long, at most {limit_bytes} are expected",
@@ -260,7 +263,14 @@ impl Store {
 
 /// Keys are used byte for byte: `Path::from` would percent-encode characters that Barman writes as they are.
 fn path_of(key: &str) -> Result<ObjectPath> {
-    ObjectPath::parse(key).map_err(|error| Error::usage(format!("could not use object key \"{key}\": {error}")))
+    let refuse = |error: &dyn std::fmt::Display| Error::usage(format!("could not use object key \"{key}\": {error}"));
+    if !key.contains("//") {
+        return ObjectPath::parse(key).map_err(|error| refuse(&error));
+    }
+    // Barman 3.19.1 writes such keys when its URL ends in a slash. `parse` takes an empty part for a mistake.
+    key.split('/').try_fold(ObjectPath::ROOT, |path, part| {
+        PathPart::parse(part).map(|part| path.join(part)).map_err(|error| refuse(&error))
+    })
 }
 
 fn listed(object: object_store::ObjectMeta) -> Listed {
