@@ -215,6 +215,25 @@ fn a_failure_tells_how_far_the_backup_had_come() {
 }
 
 #[test]
+fn a_backup_that_the_server_refuses_to_begin_is_recorded_as_failed() {
+    let Some(version) = Postgres::newest() else { return };
+    let site = Site::with_guests(&version);
+    site.cluster.psql("CREATE ROLE weak LOGIN");
+    site.cluster.psql("GRANT pg_monitor TO weak");
+    let weak = site.cluster.connect_string().replace("user=postgres", "user=weak");
+    let failure = site.back_up(BackupRequest { conninfo: conninfo(&weak), ..site.request() }).unwrap_err();
+    let Stage::Running(Some(id)) = failure.stage else { panic!("{failure:?}") };
+    let info = std::fs::read_to_string(site.s3.object(&format!("pfx/main/base/{id}/backup.info"))).unwrap();
+    let record = backup_info::parse(&id, &info).unwrap();
+    assert_eq!((record.status, record.begin_time, record.end_time), (BackupStatus::Failed, None, None));
+    assert!(record.error.is_some_and(|error| error.contains("permission denied for function pg_backup_start")));
+    if let Some(barman) = Barman::find() {
+        let listed = barman.run("backup-list", &[STORE, "main"]).envs(&site.s3.env()).success().stdout;
+        assert!(listed.contains(id.as_str()) && listed.contains("FAILED"), "{listed}");
+    }
+}
+
+#[test]
 fn a_failure_at_the_very_end_leaves_a_record_without_an_end() {
     let Some(version) = Postgres::newest() else { return };
     let site = Site::with_guests(&version);

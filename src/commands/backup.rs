@@ -64,7 +64,20 @@ pub async fn backup(
     progress.phase("start", 0);
     let started = Instant::now();
     let starting = start(archive, &request, &session, &mut ready, &mut interrupt).await;
-    let record = starting.map_err(BackupFailure::at(Stage::Running(None)))?;
+    let record = match starting {
+        Ok(record) => record,
+        Err(cause) => {
+            close(session).await;
+            // A store that failed a moment ago is not asked for the same again.
+            let is_the_server_s = matches!(cause.kind(), ErrorKind::Local | ErrorKind::Interrupted);
+            let id = if is_the_server_s && request.naming.records_failure_as_barman {
+                catalog_entry::record_failed_start(archive, &request, &ready.facts, &cause).await
+            } else {
+                None
+            };
+            return Err(BackupFailure { stage: Stage::Running(id), cause });
+        }
+    };
     let run = Run {
         archive,
         request: &request,

@@ -23,11 +23,27 @@ pub(crate) async fn claim(
     facts: &ServerFacts,
     start: &BackupStart,
 ) -> Result<Backup> {
+    claim_with(archive, request, |id| started(&id, facts, Some(start))).await
+}
+
+/// Records FAILED for a backup that the server would not begin, as Barman 3.19.1 does: whoever looks for the last failure
+/// finds it. Its id, where it could be recorded.
+pub(crate) async fn record_failed_start(
+    archive: &Archive,
+    request: &BackupRequest,
+    facts: &ServerFacts,
+    error: &Error,
+) -> Option<BackupId> {
+    let entry = claim_with(archive, request, |id| failed(started(&id, facts, None), request, error)).await;
+    entry.map_err(|unrecorded| tracing::warn!("the failure is not recorded: {unrecorded}")).ok().map(|entry| entry.id)
+}
+
+async fn claim_with(archive: &Archive, request: &BackupRequest, entry: impl Fn(BackupId) -> Backup) -> Result<Backup> {
     const TRIES: i64 = 10;
     for later in 0..TRIES {
         let id = BackupId::from_clock(request.naming.clock + TimeDelta::seconds(later));
-        let record = started(&id, facts, start);
         let key = archive.prefix.backup_info(&id);
+        let record = entry(id.clone());
         let info = backup_info::write(&record);
         let probe = archive.prefix.dialect_probe();
         let put = archive.store.put_new(&key, info.clone().into(), &Metadata::new(), &probe).await?;
@@ -41,7 +57,7 @@ pub(crate) async fn claim(
     Err(Error::new(ErrorKind::Conflict, message))
 }
 
-fn started(id: &BackupId, facts: &ServerFacts, start: &BackupStart) -> Backup {
+fn started(id: &BackupId, facts: &ServerFacts, start: Option<&BackupStart>) -> Backup {
     let path_text = |path: &Path| path.to_string_lossy().into_owned();
     let size = facts.segment_size;
     Backup {
@@ -54,10 +70,10 @@ fn started(id: &BackupId, facts: &ServerFacts, start: &BackupStart) -> Backup {
         ident_file: facts.ident_file.as_deref().map(path_text),
         included_files: (!facts.included_files.is_empty())
             .then(|| facts.included_files.iter().map(|path| path_text(path)).collect()),
-        timeline: Some(start.timeline),
-        begin_lsn: Some(start.lsn),
-        begin_segment: Some(SegmentName::from_number(start.timeline, size.segment_of(start.lsn), size)),
-        begin_time: Some(start.time),
+        timeline: start.map(|start| start.timeline),
+        begin_lsn: start.map(|start| start.lsn),
+        begin_segment: start.map(|start| SegmentName::from_number(start.timeline, size.segment_of(start.lsn), size)),
+        begin_time: start.map(|start| start.time),
         segment_size: size,
         cluster_size_bytes: facts.cluster_size_bytes,
         data_checksums: Some(facts.data_checksums),
@@ -115,9 +131,17 @@ pub(crate) fn done(started: &Backup, request: &BackupRequest, ended: &Ended, too
 /// Says FAILED in the catalogue, without an end: who reads times only must not take it for a backup. A record that
 /// could not be written leaves STARTED, which is no more restorable.
 pub(crate) async fn record_failure(archive: &Archive, request: &BackupRequest, started: &Backup, error: &Error) {
+    let info = backup_info::write(&failed(started.clone(), request, error)).into();
+    let key = archive.prefix.backup_info(&started.id);
+    if let Err(unrecorded) = archive.store.put(&key, info, &Metadata::new()).await {
+        tracing::warn!("the backup stays recorded as STARTED: {unrecorded}");
+    }
+}
+
+fn failed(started: Backup, request: &BackupRequest, error: &Error) -> Backup {
     let text = error.to_string();
     let first_line = text.lines().next().unwrap_or_default();
-    let mut record = Backup { status: BackupStatus::Failed, ..started.clone() };
+    let mut record = Backup { status: BackupStatus::Failed, ..started };
     if request.naming.records_failure_as_barman {
         // Barman 3.19.1 writes the field so, and the name into the last record of any backup.
         record.error = Some(format!("failure uploading data ({first_line})"));
@@ -125,9 +149,5 @@ pub(crate) async fn record_failure(archive: &Archive, request: &BackupRequest, s
     } else {
         record.error = Some(first_line.to_owned());
     }
-    let info = backup_info::write(&record).into();
-    let key = archive.prefix.backup_info(&record.id);
-    if let Err(unrecorded) = archive.store.put(&key, info, &Metadata::new()).await {
-        tracing::warn!("the backup stays recorded as STARTED: {unrecorded}");
-    }
+    record
 }
