@@ -2,6 +2,7 @@
 //!
 //! This layer alone reads arguments and environment, and alone prints.
 
+pub mod barman;
 pub mod config;
 pub mod exit_code;
 pub mod invocation;
