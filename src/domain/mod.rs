@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod barman_choice;
+pub mod barman_retention;
 pub mod catalog;
 pub mod cluster;
 pub mod compression;
@@ -12,6 +13,7 @@ pub mod recovery_target;
 pub mod restore_plan;
 pub mod segment;
 pub mod timeline;
+pub mod wal_removal;
 pub mod window;
 
 #[cfg(test)]

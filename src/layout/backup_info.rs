@@ -14,11 +14,11 @@ use crate::error::{Error, Result};
 use crate::layout::python_literal::Literal;
 
 /// How long a `backup.info` may be. Barman's are of some 2 kB; a thousand included files make 100 kB.
-const MAX_BYTES: usize = 1 << 20;
+pub(super) const MAX_BYTES: usize = 1 << 20;
 /// How much of a value an error shows, in characters.
 const SHOWN_CHARS: usize = 80;
 /// Barman's word for "nothing known".
-const NULL: &str = "None";
+pub(super) const NULL: &str = "None";
 
 /// Reads a `backup.info` as Barman 3.19.1 does (`infofile.py`): `name=value` lines, `#` comments, `None` for null,
 /// the last of equal names.
@@ -158,7 +158,7 @@ fn set_field(backup: &mut Backup, name: &str, value: &str) -> Result<(), String>
 
 /// Reads `YYYY-MM-DD HH:MM:SS[.ffffff][±HH[:MM[:SS]]]`, what Python's `str(datetime)` writes; also with a `T`, a `Z`
 /// and without colons in the offset. Without a zone it is UTC.
-fn read_time(text: &str) -> Result<DateTime<FixedOffset>, String> {
+pub(super) fn read_time(text: &str) -> Result<DateTime<FixedOffset>, String> {
     let wrong = || "it is no time such as 2026-06-08 11:32:00.123456+00:00".to_owned();
     let (date, rest) = text.split_once([' ', 'T']).ok_or_else(wrong)?;
     let zone_at = rest.find(['+', '-', 'Z']).unwrap_or(rest.len());
@@ -217,7 +217,7 @@ fn numbers(text: &str, separator: char, widths: &[usize]) -> Option<Vec<u32>> {
 /// Writes what Python's `str(datetime)` writes: microseconds only when there are any.
 ///
 /// An offset with seconds (local mean time) becomes UTC: Barman 3.19.1 writes such a time but cannot read it again.
-fn write_time(time: DateTime<FixedOffset>) -> String {
+pub(super) fn write_time(time: DateTime<FixedOffset>) -> String {
     let whole_minutes = time.offset().local_minus_utc() % 60 == 0;
     let time = if whole_minutes { time } else { time.to_utc().fixed_offset() };
     // chrono counts a leap second's nanoseconds on from 1e9.
@@ -348,7 +348,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// The beginning of a text as it can stand in a message: control characters escaped, quotes as they are.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let visible =
         |letter: char| if letter.is_control() { letter.escape_default().to_string() } else { letter.to_string() };
     text.chars().take(SHOWN_CHARS).map(visible).collect()

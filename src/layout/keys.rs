@@ -54,6 +54,12 @@ impl ServerPrefix {
         }
     }
 
+    /// The server's name.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        self.server.trim_end_matches('/')
+    }
+
     /// The prefix of everything of this server: `P/S/`.
     #[must_use]
     pub fn root(&self) -> String {
@@ -97,7 +103,7 @@ impl ServerPrefix {
 
     /// The key of the annotation that protects a backup from expiry; its content is `full` or `standalone`.
     #[must_use]
-    pub fn keep_annotation(&self, id: &BackupId) -> String {
+    pub fn keep_annotation(&self, id: &str) -> String {
         format!("{self}base/{id}/annotations/keep")
     }
 
@@ -105,7 +111,7 @@ impl ServerPrefix {
     ///
     /// None when the path is empty, for then both places are the same. Readers look in both.
     #[must_use]
-    pub fn keep_annotation_of_slashed_url(&self, id: &BackupId) -> Option<String> {
+    pub fn keep_annotation_of_slashed_url(&self, id: &str) -> Option<String> {
         (!self.path.is_empty()).then(|| format!("{}/{}base/{id}/annotations/keep", self.path, self.server))
     }
 
@@ -259,7 +265,7 @@ mod tests {
         let (id, file) = prefix.backup_from_key(key)?;
         match file {
             "backup.info" => Some(prefix.backup_info(&id)),
-            "annotations/keep" => Some(prefix.keep_annotation(&id)),
+            "annotations/keep" => Some(prefix.keep_annotation(id.as_str())),
             _ => {
                 let (family, number, compression) = prefix.part_from_key(&id, key)?;
                 Some(prefix.part(&id, &family, number, compression))
@@ -286,7 +292,7 @@ mod tests {
             (prefix().base(), "pfx/main/base/"),
             (prefix().backup_dir(&id()), "pfx/main/base/20261123T083817/"),
             (prefix().backup_info(&id()), "pfx/main/base/20261123T083817/backup.info"),
-            (prefix().keep_annotation(&id()), "pfx/main/base/20261123T083817/annotations/keep"),
+            (prefix().keep_annotation(id().as_str()), "pfx/main/base/20261123T083817/annotations/keep"),
             (prefix().backup_manifest(&id()), "pfx/main/base/20261123T083817/backup_manifest.zst"),
             (prefix().part_index(&id()), "pfx/main/base/20261123T083817/barback.json"),
             (prefix().dialect_probe(), "pfx/main/barback/create-only-probe"),
@@ -309,9 +315,9 @@ mod tests {
     fn slashes_around_the_path_do_not_count_and_it_may_be_empty() {
         assert_eq!(ServerPrefix::new("//a/b//", "main").unwrap().root(), "a/b/main/");
         assert_eq!(ServerPrefix::new("/", "main").unwrap().root(), "main/");
-        assert_eq!(ServerPrefix::new("", "main").unwrap().keep_annotation_of_slashed_url(&id()), None);
+        assert_eq!(ServerPrefix::new("", "main").unwrap().keep_annotation_of_slashed_url(id().as_str()), None);
         assert_eq!(
-            prefix().keep_annotation_of_slashed_url(&id()).unwrap(),
+            prefix().keep_annotation_of_slashed_url(id().as_str()).unwrap(),
             "pfx//main/base/20261123T083817/annotations/keep"
         );
     }

@@ -4,8 +4,11 @@
 //! by Barman 3.19.1.
 
 pub mod backup_info;
+pub mod backup_record;
 pub mod content_facts;
 pub mod keys;
 pub mod manifest;
 pub mod part_index;
+pub mod python_json;
 pub mod python_literal;
+pub mod tar_objects;
