@@ -5,6 +5,7 @@
 mod argparse;
 pub mod call;
 mod grammar;
+pub mod output;
 mod python;
 mod typed;
 mod usage;

@@ -1,0 +1,90 @@
+//! Keeping a backup from being deleted: reading, writing and removing its annotation.
+
+use crate::commands::answer::Answer;
+use crate::commands::archive::Archive;
+use crate::commands::backup_records::{Records, keep_keys, prove_bucket, read_keep, read_record};
+use crate::domain::backup::{BackupId, BackupStatus};
+use crate::domain::barman_retention::Keep;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Metadata;
+
+/// What is to be done with a backup's annotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepAction {
+    /// Look.
+    Status,
+    /// Keep it.
+    Set(Keep),
+    /// Keep it no longer.
+    Release,
+}
+
+/// What `backup-keep` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepRequest {
+    /// The backup: an id or another word for it, see [`Records::resolve`].
+    pub backup: String,
+    /// What to do.
+    pub action: KeepAction,
+    /// The store's URL ends in `/`. Barman 3.19.1, called with that URL, looks for annotations in another place than it
+    /// looks for backups in; a new annotation is put there too, so that it also holds for Barman.
+    pub url_ends_in_slash: bool,
+}
+
+/// Reads, writes or removes an annotation; gives what it is then.
+///
+/// Refused, in Barman's words: keeping a backup that is not complete. Like Barman 3.19.1, an id that is not there has no
+/// annotation, and releasing it succeeds. Errors: `NotFound` for keeping an id that is not there, where Barman fails on its
+/// own account; `Corrupt` for keeping one whose record cannot be read.
+pub async fn keep(archive: &Archive, request: &KeepRequest) -> Result<Answer<Option<Keep>>> {
+    let id = id_of(archive, &request.backup).await?;
+    match request.action {
+        KeepAction::Status => {
+            let keep = read_keep(archive, &id).await?;
+            if keep.is_none() {
+                prove_bucket(archive).await?;
+            }
+            Ok(Answer::Given(keep))
+        }
+        KeepAction::Set(keep) => set(archive, &id, keep, request.url_ends_in_slash).await,
+        KeepAction::Release => {
+            for key in keep_keys(archive, &id) {
+                archive.store.delete(&key).await?;
+            }
+            Ok(Answer::Given(None))
+        }
+    }
+}
+
+async fn set(archive: &Archive, id: &str, keep: Keep, everywhere: bool) -> Result<Answer<Option<Keep>>> {
+    let server = archive.prefix.server();
+    let Some(record) = read_record(archive, id).await? else {
+        prove_bucket(archive).await?;
+        return Err(Error::new(ErrorKind::NotFound, format!("Backup {id} for server {server} does not exist")));
+    };
+    if record.status() != BackupStatus::Done {
+        let status = record.status();
+        return Ok(Answer::refused(format!(
+            "Cannot add keep to backup {id} because it has status {status}. Only backups with status DONE can be kept."
+        )));
+    }
+    let keys = keep_keys(archive, id);
+    let (ours, others) = keys.split_first().expect("there is always the first place");
+    archive.store.put(ours, keep.word().into(), &Metadata::new()).await?;
+    for key in others {
+        // What is left there from before would count beside the new word.
+        if everywhere {
+            archive.store.put(key, keep.word().into(), &Metadata::new()).await?;
+        } else {
+            archive.store.delete(key).await?;
+        }
+    }
+    Ok(Answer::Given(Some(keep)))
+}
+
+async fn id_of(archive: &Archive, word: &str) -> Result<String> {
+    if word.parse::<BackupId>().is_ok() {
+        return Ok(word.to_owned());
+    }
+    Records::load(archive).await?.resolve(word, archive.prefix.server())
+}
