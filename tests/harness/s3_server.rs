@@ -15,7 +15,7 @@ use hyper_util::server::conn::auto::Builder as Connections;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use s3s::access::S3Access;
 use s3s::auth::SimpleAuth;
-use s3s::dto::{CompleteMultipartUploadInput, PutObjectInput};
+use s3s::dto::{CompleteMultipartUploadInput, ListObjectsV2Input, PutObjectInput};
 use s3s::host::SingleDomain;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, HttpError, HttpResponse, S3Request, S3Result};
@@ -294,6 +294,12 @@ impl S3Access for Access {
         if self.ignore_create_only {
             request.input.if_none_match = None;
         }
+        Ok(())
+    }
+
+    /// S3 takes an empty delimiter, which Barman sends, for none; s3s-fs finds it everywhere.
+    async fn list_objects_v2(&self, request: &mut S3Request<ListObjectsV2Input>) -> S3Result<()> {
+        request.input.delimiter = request.input.delimiter.take().filter(|delimiter| !delimiter.is_empty());
         Ok(())
     }
 }
