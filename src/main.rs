@@ -1,7 +1,9 @@
-//! Runs one command and turns its outcome into an exit code.
+//! Picks the face that is meant, runs one command and turns its outcome into an exit code.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{IsTerminal, stderr, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 
 use barback::cli::exit_code::{self, Caller};
@@ -9,8 +11,8 @@ use barback::cli::invocation::{Invocation, LogFormat, Run};
 use barback::cli::progress::Screen;
 use barback::cli::run::{Surroundings, run};
 use barback::cli::zone::Zone;
-use barback::cli::{log, native, output};
-use barback::error::Result;
+use barback::cli::{barman, links, log, native, output};
+use barback::error::{Error, ErrorKind, Result};
 
 fn main() -> ExitCode {
     // Everything barback writes holds a cluster's data: nobody else may read it.
@@ -22,12 +24,17 @@ fn main() -> ExitCode {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    match native::parse(std::env::args_os().collect(), &environment, Zone::Host) {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    if let Some((program, words)) = barman::called(&argv) {
+        return ExitCode::from(barman::answer(program, words, &environment, &mut stdout()));
+    }
+    match native::parse(argv, &environment, Zone::Host) {
         Ok(Invocation::Run(invocation)) => {
             let (caller, format) = (invocation.command.caller(), invocation.settings.log.format);
             end(start(*invocation, &environment), caller, format)
         }
         Ok(Invocation::Version(format)) => end(output::version(&mut stdout(), format), Caller::Anyone, LogFormat::Text),
+        Ok(Invocation::InstallLinks(directory)) => end(install_links(&directory), Caller::Anyone, LogFormat::Text),
         Ok(Invocation::Completions(shell)) => {
             end(native::completions(shell, &mut stdout()), Caller::Anyone, LogFormat::Text)
         }
@@ -48,6 +55,12 @@ fn start(invocation: Run, environment: &BTreeMap<String, String>) -> Result<()> 
         charts: (stdout().is_terminal(), stderr().is_terminal()),
     };
     run(invocation, &around, &mut stdout())
+}
+
+fn install_links(directory: &Path) -> Result<()> {
+    let exe = std::env::current_exe()
+        .map_err(|cause| Error::new(ErrorKind::Local, format!("could not find this program's own path: {cause}")))?;
+    output::links_installed(&mut stdout(), &links::install(directory, &exe)?)
 }
 
 fn end(outcome: Result<()>, caller: Caller, format: LogFormat) -> ExitCode {

@@ -672,9 +672,13 @@ async fn archive(s3: &S3Server) -> Archive {
         largest_download_bytes: 64 << 20,
         may_create_directory: true,
         cache_dir: None,
+        tags: Vec::new(),
+        encryption: None,
+        read_timeout_s: None,
+        azure_credential: None,
         environment: s3.env().into_iter().collect(),
     };
-    Archive { store: Store::open(&options).await.unwrap(), prefix }
+    Archive { store: Box::pin(Store::open(&options)).await.unwrap(), prefix }
 }
 
 fn on_runtime<T>(work: impl Future<Output = T>) -> T {

@@ -207,6 +207,10 @@ fn options_from(place: Place, env: impl IntoIterator<Item = (String, String)>) -
         largest_download_bytes: 1 << 20,
         may_create_directory: false,
         cache_dir: None,
+        tags: Vec::new(),
+        encryption: None,
+        read_timeout_s: None,
+        azure_credential: None,
         environment: env.into_iter().collect(),
     }
 }
@@ -215,7 +219,7 @@ async fn open(options: StoreOptions, server: &str) -> Archive {
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let prefix = ServerPrefix::new(options.place.prefix(), server).unwrap();
-    Archive { store: Store::open(&options).await.unwrap(), prefix }
+    Archive { store: Box::pin(Store::open(&options)).await.unwrap(), prefix }
 }
 
 /// The one test that a process of this very program is to run.

@@ -13,8 +13,9 @@ use crate::domain::compression::Compression;
 use crate::domain::recovery_target::TargetRequest;
 use crate::domain::segment::WalFileName;
 use crate::error::{Error, Result};
+use crate::store::{AzureCredential, Encryption};
 
-/// A parsed command line. Only [`Invocation::Run`] has read configuration: `version` and `completions` work on a host
+/// A parsed command line. Only [`Invocation::Run`] has read configuration: the others work on a host
 /// whose configuration is broken.
 #[derive(Debug)]
 pub enum Invocation {
@@ -22,6 +23,8 @@ pub enum Invocation {
     Run(Box<Run>),
     /// Print the completion script for a shell: `native::completions`.
     Completions(Shell),
+    /// Make the links of the other face in a directory: `links::install`.
+    InstallLinks(PathBuf),
     /// Print the version: `output::version`.
     Version(OutputFormat),
 }
@@ -74,6 +77,14 @@ pub struct StoreSettings {
     pub ca_bundle: Option<PathBuf>,
     /// For how long a request that fails transiently is repeated.
     pub retry_timeout_s: u64,
+    /// How long nothing at all may come back; `None`: sized by what a request moves.
+    pub read_timeout_s: Option<u64>,
+    /// Tags of every object written.
+    pub tags: Vec<(String, String)>,
+    /// How the store encrypts what is written.
+    pub encryption: Option<Encryption>,
+    /// Which Azure credential to use; `None`: what the environment gives.
+    pub azure_credential: Option<AzureCredential>,
     /// Where what was learned about a store may be remembered between calls.
     pub cache_dir: Option<PathBuf>,
 }

@@ -122,6 +122,7 @@ fn invocation(cli: Cli, env: &BTreeMap<String, String>, local: Zone, default_con
     let said = flags.or(Layer::from_env(env)?);
     let run = match cli.command {
         Words::Completions { shell } => return Ok(Invocation::Completions(shell)),
+        Words::InstallLinks { directory } => return Ok(Invocation::InstallLinks(directory)),
         Words::Version => return Ok(Invocation::Version(said.output.unwrap_or_default())),
         command => command,
     };
@@ -187,6 +188,11 @@ fn store_settings(merged: &Layer) -> Result<StoreSettings> {
         ca_bundle: merged.ca_bundle.as_deref().map(absolute).transpose()?,
         retry_timeout_s: merged.retry_timeout_s.unwrap_or(DEFAULT_RETRY_TIMEOUT_S),
         cache_dir: merged.cache_dir.clone(),
+        // Words of Barman's commands; here the bucket's own rules do.
+        read_timeout_s: None,
+        tags: Vec::new(),
+        encryption: None,
+        azure_credential: None,
     })
 }
 
@@ -244,7 +250,7 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
         Words::Restore(options) => Command::Restore(Box::new(restore_args(*options, merged.restore_jobs, local)?)),
         Words::List => Command::List,
         Words::Show { id } => Command::Show { id },
-        Words::Completions { .. } | Words::Version => {
+        Words::Completions { .. } | Words::InstallLinks { .. } | Words::Version => {
             return Err(Error::new(ErrorKind::Bug, "a command without a store came to one with a store"));
         }
     })

@@ -46,7 +46,7 @@ pub(super) struct GlobalOptions {
     /// Configuration file (TOML) [env: BARBACK_CONFIG] [default: /etc/barback.toml when there is one]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where the backups are: s3://bucket/prefix or file:///dir [env: BARBACK_STORE]
+    /// Where the backups are: s3://, az://, gs:// and a bucket, or file:///dir [env: BARBACK_STORE]
     #[arg(long, global = true, value_name = "URL")]
     pub store: Option<String>,
     /// The cluster's name inside the store [env: BARBACK_SERVER] [default: main]
@@ -126,6 +126,15 @@ pub(super) enum Words {
         /// The shell
         #[arg(value_name = "SHELL")]
         shell: Shell,
+    },
+    /// Make links under the names of Barman's cloud commands, to which this program answers as they do
+    #[command(after_help = "Example:\n  barback install-links /usr/local/bin\n\n\
+                            Nine links barman-cloud-*. A file of that name that is no link to barback is left alone, and \
+                            then none is made.")]
+    InstallLinks {
+        /// The directory for the links, one of the caller's PATH
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
     },
     /// Print the version
     Version,
@@ -302,7 +311,11 @@ impl Cli {
             Words::WalRestore(options) => layer.wal.codec = options.compression,
             Words::Backup(options) => layer.backup = options.layer()?,
             Words::Restore(options) => layer.restore_jobs = options.jobs,
-            Words::List | Words::Show { .. } | Words::Completions { .. } | Words::Version => {}
+            Words::List
+            | Words::Show { .. }
+            | Words::Completions { .. }
+            | Words::InstallLinks { .. }
+            | Words::Version => {}
         }
         Ok(layer)
     }

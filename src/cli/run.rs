@@ -11,8 +11,9 @@ use tokio::runtime::{Builder, Runtime};
 use crate::cli::invocation::{self, BackupArgs, Command, CompressionChoice, RestoreArgs, Settings};
 use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, Style, TargetView, WindowView};
 use crate::cli::progress::Screen;
+use crate::cli::store::{Traffic, open};
 use crate::cli::zone::Zone;
-use crate::commands::archive::{Archive, ContentCheck, IfOther, WalCompression};
+use crate::commands::archive::{ContentCheck, IfOther, WalCompression};
 use crate::commands::backup::{self, BackupDone, BackupRequest, Naming, WalWait};
 use crate::commands::catalog;
 use crate::commands::progress::Progress;
@@ -22,11 +23,9 @@ use crate::commands::wal_restore::{BackupHistories, PartialPolicy, WalRestoreReq
 use crate::domain::lsn::Lsn;
 use crate::domain::segment::SegmentSize;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::keys::ServerPrefix;
 use crate::postgres::configuration::Form;
 use crate::postgres::conninfo::Conninfo;
 use crate::postgres::{os_user, settings};
-use crate::store::{AddressingStyle, Place, Store, StoreOptions, default_cache_dir};
 
 /// What surrounds a call: read once in `main`, passed down from there.
 #[derive(Debug)]
@@ -63,7 +62,9 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
         Command::WalArchive(args) => single_threaded()?.block_on(async {
             // The time a request may take is sized by what it moves; a file that cannot be looked at fails later.
             let bytes = std::fs::metadata(&args.path).map_or(SegmentSize::MAX.bytes(), |facts| facts.len());
-            let archive = open(&settings, around, Traffic { upload: bytes, download: bytes, writes: true }).await?;
+            let archive =
+                open(&settings.store, around.environment, Traffic { upload: bytes, download: bytes, writes: true })
+                    .await?;
             let compression = wal_compression(settings.wal_compression);
             let request = WalArchiveRequest {
                 path: args.path,
@@ -75,7 +76,8 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
         }),
         Command::WalRestore(args) => single_threaded()?.block_on(async {
             let download = SegmentSize::MAX.bytes();
-            let archive = open(&settings, around, Traffic { upload: 0, download, writes: false }).await?;
+            let archive =
+                open(&settings.store, around.environment, Traffic { upload: 0, download, writes: false }).await?;
             let request = WalRestoreRequest {
                 name: args.name,
                 destination: args.destination,
@@ -90,13 +92,13 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
         Command::Backup(args) => multi_threaded()?.block_on(take_backup(&settings, args, around, out)),
         Command::Restore(args) => multi_threaded()?.block_on(restore_backup(&settings, *args, around, out)),
         Command::List => single_threaded()?.block_on(async {
-            let archive = open(&settings, around, Traffic::SMALL_READS).await?;
+            let archive = open(&settings.store, around.environment, Traffic::SMALL_READS).await?;
             let loaded = catalog::load(&archive).await?;
             output::list(out, around.stdout(&settings), &settings.store.server, loaded.catalog.backups())?;
             loaded.complete()
         }),
         Command::Show { id } => single_threaded()?.block_on(async {
-            let archive = open(&settings, around, Traffic::SMALL_READS).await?;
+            let archive = open(&settings.store, around.environment, Traffic::SMALL_READS).await?;
             let mut loaded = catalog::load(&archive).await?;
             output::show(out, around.stdout(&settings), loaded.find(&id)?)
         }),
@@ -109,7 +111,9 @@ async fn take_backup(
     around: &Surroundings<'_>,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let archive = open(settings, around, Traffic { upload: args.part_size_bytes, download: 0, writes: true }).await?;
+    let archive =
+        open(&settings.store, around.environment, Traffic { upload: args.part_size_bytes, download: 0, writes: true })
+            .await?;
     let request = BackupRequest {
         conninfo: Conninfo::resolve(args.dbname.as_deref(), &as_libpq_sees_it(around.environment))?,
         pgdata: args.pgdata,
@@ -151,7 +155,9 @@ async fn restore_backup(
     around: &Surroundings<'_>,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let archive = open(settings, around, Traffic { upload: 0, download: REQUEST_BYTES, writes: false }).await?;
+    let archive =
+        open(&settings.store, around.environment, Traffic { upload: 0, download: REQUEST_BYTES, writes: false })
+            .await?;
     let exe = std::env::current_exe()
         .map_err(|cause| Error::new(ErrorKind::Local, format!("could not find this program's own path: {cause}")))?;
     let words = invocation::restore_command_argv(settings, &exe)?;
@@ -179,52 +185,12 @@ async fn restore_backup(
 }
 
 /// libpq asks the system who we are, not `$USER`, which another user's shell may have left behind.
-fn as_libpq_sees_it(environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub(super) fn as_libpq_sees_it(environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut environment = environment.clone();
     if let Some(name) = os_user::name() {
         environment.insert("USER".to_owned(), name);
     }
     environment
-}
-
-/// What a command will ask of the store: the largest bodies one request moves, and whether it writes.
-struct Traffic {
-    upload: u64,
-    download: u64,
-    writes: bool,
-}
-
-impl Traffic {
-    const SMALL_READS: Self = Self { upload: 0, download: 0, writes: false };
-}
-
-async fn open(settings: &Settings, around: &Surroundings<'_>, traffic: Traffic) -> Result<Archive> {
-    let place: Place = settings.store.url.parse()?;
-    let prefix = ServerPrefix::new(place.prefix(), &settings.store.server)?;
-    let store = Store::open(&StoreOptions {
-        place,
-        endpoint_url: settings.store.endpoint_url.clone(),
-        region: settings.store.region.clone(),
-        addressing_style: match settings.store.addressing_style {
-            invocation::AddressingStyle::Auto => AddressingStyle::Auto,
-            invocation::AddressingStyle::Path => AddressingStyle::Path,
-            invocation::AddressingStyle::Virtual => AddressingStyle::Virtual,
-        },
-        aws_profile: settings.store.aws_profile.clone(),
-        azure_credential: None,
-        tags: Vec::new(),
-        encryption: None,
-        read_timeout_s: None,
-        ca_bundle: settings.store.ca_bundle.clone(),
-        retry_timeout_s: settings.store.retry_timeout_s,
-        largest_upload_bytes: traffic.upload,
-        largest_download_bytes: traffic.download,
-        may_create_directory: traffic.writes,
-        cache_dir: Some(settings.store.cache_dir.clone().unwrap_or_else(default_cache_dir)),
-        environment: around.environment.clone(),
-    })
-    .await?;
-    Ok(Archive { store, prefix })
 }
 
 fn backup_outcome(done: BackupDone) -> BackupOutcome {
@@ -298,11 +264,11 @@ fn wal_compression(choice: CompressionChoice) -> WalCompression {
 }
 
 /// One file at a time needs no threads, and starting them costs more than the file.
-fn single_threaded() -> Result<Runtime> {
+pub(super) fn single_threaded() -> Result<Runtime> {
     Builder::new_current_thread().enable_all().build().map_err(|cause| no_runtime(&cause))
 }
 
-fn multi_threaded() -> Result<Runtime> {
+pub(super) fn multi_threaded() -> Result<Runtime> {
     Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build().map_err(|cause| no_runtime(&cause))
 }
 

@@ -20,7 +20,6 @@ impl Store {
         }
         match self.objects.delete(&path_of(key)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) if failure::no_such_name(&error) => Ok(()),
             Err(error) => Err(failure::describe("delete object", key, error)),
         }
     }

@@ -7,7 +7,8 @@ use super::argparse::{self, Ending};
 use super::typed::{Refused, Typed};
 use super::{grammar, usage};
 use crate::cli::invocation::AddressingStyle;
-use crate::domain::compression::Compression;
+use crate::domain::barman_retention::Keep as Retained;
+use crate::domain::compression::{BarmanLevel, Compression};
 
 /// The release whose command line this is, and which `--version` answers: scripts and operators ask for it to learn
 /// what the command can do.
@@ -205,7 +206,7 @@ pub struct WalArchive {
     /// None: stored as it is.
     pub compression: Option<Compression>,
     /// None: the codec's own.
-    pub level: Option<Level>,
+    pub level: Option<BarmanLevel>,
     /// Tags of the object.
     pub tags: Vec<Tag>,
     /// Tags of a history file instead of `tags`; None, or an empty `--history-tags`: the same.
@@ -216,19 +217,6 @@ pub struct WalArchive {
     pub max_concurrency: u64,
     /// Azure: up to which size one request takes it all.
     pub max_single_put_size: u64,
-}
-
-/// `--compression-level`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// The codec's fast end.
-    Low,
-    /// The codec's middle.
-    Medium,
-    /// The codec's slow end.
-    High,
-    /// A level of the codec's own, or beyond what it has.
-    Number(i64),
 }
 
 /// `wal-restore`
@@ -319,16 +307,7 @@ pub enum KeepAction {
     /// Say how it is kept.
     Status,
     /// Keep it.
-    Target(KeepTarget),
-}
-
-/// What is kept with a backup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeepTarget {
-    /// All WAL from its beginning on.
-    Full,
-    /// The WAL that it needs by itself.
-    Standalone,
+    Target(Retained),
 }
 
 /// `restore`

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
+use super::call::Format;
 use crate::cli::output::emit;
 use crate::commands::delete::LeftOut;
 use crate::domain::backup::BackupStatus;
@@ -11,23 +12,6 @@ use crate::error::Result;
 use crate::layout::backup_record::BackupRecord;
 use crate::layout::python_json;
 use crate::layout::python_literal::Literal;
-
-/// How list and show answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// A table, or an indented page.
-    Console,
-    /// One JSON document on one line.
-    Json,
-}
-
-impl Format {
-    /// The format that `--format` names: only `console` is the console's, as Barman 3.19.1 has it.
-    #[must_use]
-    pub fn of(word: &str) -> Self {
-        if word == "console" { Self::Console } else { Self::Json }
-    }
-}
 
 /// Prints the catalogue: each record with its keep annotation, in the order given.
 pub fn list<'r>(
@@ -325,14 +309,6 @@ mod tests {
         let record = backup("20261123T083817");
         assert_eq!(printed(|out| show(out, Format::Console, &record)), expected("backup-show-fx1.txt"));
         assert_eq!(printed(|out| show(out, Format::Json, &record)), expected("backup-show-fx1.json"));
-    }
-
-    #[test]
-    fn only_the_word_console_is_the_console_s() {
-        assert_eq!(Format::of("console"), Format::Console);
-        for word in ["json", "Console", ""] {
-            assert_eq!(Format::of(word), Format::Json);
-        }
     }
 
     #[test]

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 
 use super::argparse::Occurrence;
 use super::call::{
-    AzureCredential, Backup, Call, Cloud, Delete, Format, Keep, KeepAction, KeepTarget, Level, Program, Provider,
-    Restore, S3Encryption, Tag, TargetTimeline, WalArchive, WalRestore, Which, Work,
+    AzureCredential, Backup, Call, Cloud, Delete, Format, Keep, KeepAction, Program, Provider, Restore, S3Encryption,
+    Tag, TargetTimeline, WalArchive, WalRestore, Which, Work,
 };
 use super::grammar::{self, Key};
 use super::python;
 use super::values::{self, Value};
 use crate::cli::invocation::AddressingStyle;
-use crate::domain::compression::Compression;
+use crate::domain::barman_retention::Keep as Retained;
+use crate::domain::compression::{BarmanLevel, Compression};
 
 /// Where `wal-restore --parallel` puts what it fetched ahead.
 const DEFAULT_SPOOL_DIR: &str = "/var/tmp/walrestore";
@@ -89,7 +90,7 @@ impl Typed {
         if let Some(Value::Size(bytes)) = self.last(key) { Some(*bytes) } else { None }
     }
 
-    fn level(&self) -> Option<Level> {
+    fn level(&self) -> Option<BarmanLevel> {
         if let Some(Value::Level(level)) = self.last(Key::CompressionLevel) { *level } else { None }
     }
 
@@ -254,8 +255,8 @@ fn delete(typed: &Typed) -> Result<Delete, Refused> {
 
 fn keep(typed: &Typed) -> Result<Keep, Refused> {
     let what = match typed.text(Key::KeepTarget).as_deref() {
-        Some("full") => KeepAction::Target(KeepTarget::Full),
-        Some(_) => KeepAction::Target(KeepTarget::Standalone),
+        Some("full") => KeepAction::Target(Retained::Full),
+        Some(_) => KeepAction::Target(Retained::Standalone),
         None if typed.flag(Key::Release) => KeepAction::Release,
         None => KeepAction::Status,
     };

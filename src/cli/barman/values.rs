@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use super::argparse::Refusal;
-use super::call::{Level, Tag, TargetTimeline};
+use super::call::{Tag, TargetTimeline};
 use super::python;
+use crate::domain::compression::BarmanLevel;
 
 /// The letters before `B` and `iB`, each one power more than the one before.
 const SIZE_PREFIXES: &str = "KMGTPEZY";
@@ -27,7 +28,7 @@ pub(super) enum Value {
     /// None: an empty word, which names no tag.
     Tag(Option<Tag>),
     /// None: an empty word, which is no level.
-    Level(Option<Level>),
+    Level(Option<BarmanLevel>),
     Timeline(TargetTimeline),
 }
 
@@ -196,10 +197,10 @@ fn csv_record(text: &str) -> Option<Vec<String>> {
 pub(super) fn level(word: &OsStr) -> Result<Value, Refusal> {
     let level = word.to_str().and_then(|text| match text.to_lowercase().as_str() {
         "" => Some(None),
-        "low" => Some(Some(Level::Low)),
-        "medium" => Some(Some(Level::Medium)),
-        "high" => Some(Some(Level::High)),
-        number => plain_int(number).map(|number| Some(Level::Number(number))),
+        "low" => Some(Some(BarmanLevel::Low)),
+        "medium" => Some(Some(BarmanLevel::Medium)),
+        "high" => Some(Some(BarmanLevel::High)),
+        number => plain_int(number).map(|number| Some(BarmanLevel::Number(number))),
     });
     level.map(Value::Level).ok_or(Refusal::Invalid("parse_compression_level"))
 }

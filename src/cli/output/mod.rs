@@ -6,6 +6,7 @@ mod plan;
 mod table;
 
 use std::io::{ErrorKind as IoErrorKind, Write};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -54,6 +55,12 @@ pub fn emit(out: &mut dyn Write, text: &[u8]) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Names the links that were made, one a line.
+pub fn links_installed(out: &mut dyn Write, links: &[PathBuf]) -> Result<()> {
+    let lines: Vec<String> = links.iter().map(|link| link.display().to_string()).collect();
+    emit(out, format!("{}\n", lines.join("\n")).as_bytes())
 }
 
 /// Writes `answer` as an indented document with the schema's number in front.

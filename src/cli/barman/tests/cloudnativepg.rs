@@ -4,10 +4,10 @@
 //! between and behind positional arguments. None of it may be lost.
 
 use super::super::call::{
-    AzureCredential, Backup, Call, Cloud, Delete, Format, Level, Program, Provider, S3Encryption, Tag, WalArchive,
-    Which, Work,
+    AzureCredential, Backup, Call, Cloud, Delete, Format, Program, Provider, S3Encryption, Tag, WalArchive, Which, Work,
 };
 use super::{ask, words};
+use crate::domain::compression::BarmanLevel;
 use crate::domain::compression::Compression;
 
 const SERVER: &str = "cluster-example";
@@ -126,11 +126,11 @@ const WAL_EXTRAS: [Part<Call>; 8] = [
         call.cloud.aws_profile = Some("p".to_owned());
     }),
     (&["--compression-level=high", "-P", "p"], |call| {
-        archive_of(call).level = Some(Level::High);
+        archive_of(call).level = Some(BarmanLevel::High);
         call.cloud.aws_profile = Some("p".to_owned());
     }),
     (&["--compression-level", "-7", "--sse-kms-key-id=arn:aws:kms:x", "-q"], |call| {
-        archive_of(call).level = Some(Level::Number(-7));
+        archive_of(call).level = Some(BarmanLevel::Number(-7));
         call.cloud.sse_kms_key_id = Some("arn:aws:kms:x".to_owned());
         call.verbosity = -1;
     }),

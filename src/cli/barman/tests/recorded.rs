@@ -3,11 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use super::super::call::{
-    Asked, AzureCredential, Call, Cloud, Exit, Format, KeepAction, KeepTarget, Level, Program, Provider, S3Encryption,
-    Tag, TargetTimeline, Which, Work, parse,
+    Asked, AzureCredential, Call, Cloud, Exit, Format, KeepAction, Program, Provider, S3Encryption, Tag,
+    TargetTimeline, Which, Work, parse,
 };
 use super::{COLUMNS, ask};
 use crate::cli::invocation::AddressingStyle;
+use crate::domain::barman_retention::Keep as Retained;
+use crate::domain::compression::BarmanLevel;
 
 const ARGV: &str = include_str!("../../../../fixtures/barman-argv/argv.jsonl");
 const DEFAULTS: &str = include_str!("../../../../fixtures/barman-argv/defaults.json");
@@ -236,8 +238,8 @@ fn catalogue(work: &Work, add: &mut dyn FnMut(&str, Value)) {
         }
         Work::Keep(keep) => {
             let target = match keep.what {
-                KeepAction::Target(KeepTarget::Full) => Some("full"),
-                KeepAction::Target(KeepTarget::Standalone) => Some("standalone"),
+                KeepAction::Target(Retained::Full) => Some("full"),
+                KeepAction::Target(Retained::Standalone) => Some("standalone"),
                 KeepAction::Release | KeepAction::Status => None,
             };
             add("backup_id", json!(keep.backup));
@@ -302,12 +304,12 @@ fn encryption(encryption: S3Encryption) -> &'static str {
     }
 }
 
-fn level(level: Level) -> Value {
+fn level(level: BarmanLevel) -> Value {
     match level {
-        Level::Low => json!("low"),
-        Level::Medium => json!("medium"),
-        Level::High => json!("high"),
-        Level::Number(number) => json!(number),
+        BarmanLevel::Low => json!("low"),
+        BarmanLevel::Medium => json!("medium"),
+        BarmanLevel::High => json!("high"),
+        BarmanLevel::Number(number) => json!(number),
     }
 }
 
