@@ -66,7 +66,7 @@ pub use postgres::{PgVersion, Postgres, for_each_version};
 pub use process::{Finished, Run, Running, barback, barback_binary};
 pub use recovery::{Restored, Site, files_below, snapshot};
 pub use s3_server::{BUCKET, Fault, S3Server, Seen, block_on, s3_client};
-pub use skip::{servers_are_required, skip};
+pub use skip::{pass_over, servers_are_required, skip};
 pub use store::{Object, TestStore, for_each_store};
 pub use wal::{Filling, SYSTEM_IDENTIFIER, segment};
 pub use web_server::WebServer;
