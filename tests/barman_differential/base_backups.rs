@@ -42,7 +42,7 @@ fn a_backup_whose_store_goes_away_fails_alike() {
     // Nothing works, then everything but the data.
     server.refuse_all(403);
     let seen = duel.alike("backup", &args);
-    assert_eq!(seen.code, 4);
+    assert_eq!(seen.code, 1);
     server.fault_when(|seen| seen.target.contains("/data.tar").then_some(super::harness::Fault::Status(403)));
     for face in duel.barman.both() {
         let seen = duel.call(&face, &[], "backup", &args);

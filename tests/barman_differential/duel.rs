@@ -160,7 +160,7 @@ fn messages(stderr: &str) -> Vec<String> {
             line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
         } else {
             // Without repeating there is nothing to reach; Barman's SDK says so where it was told not to repeat.
-            line.replace(" (reached max retries: 0)", "")
+            without_clock(&line.replace(" (reached max retries: 0)", ""))
         };
         messages.push(line);
     }
@@ -179,6 +179,16 @@ fn without_stamp(line: &str) -> &str {
     match rest {
         Some((process, message)) if process.bytes().all(|byte| byte.is_ascii_digit()) => message,
         _ => line,
+    }
+}
+
+/// The beginning of a recovery window is the time of the call, to the microsecond.
+fn without_clock(line: &str) -> String {
+    match line.split_once("(older than ") {
+        Some((before, rest)) => {
+            format!("{before}(older than then){}", rest.split_once(')').map_or("", |(_, after)| after))
+        }
+        None => line.to_owned(),
     }
 }
 

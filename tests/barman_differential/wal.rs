@@ -242,7 +242,7 @@ fn tags_are_put_on_objects_alike() {
     let name = "000000010000000000000005";
     duel.dir.write(name, segment(name, 1, Filling::Compressible, 1));
     let cases: [(&[&str], &str); 5] = [
-        (&["--tags", "team,dba", "a b,\"c,d\""], name),
+        (&["--tags", "team,dba", "a b,\"c d\""], name),
         (&["--tag", "team,dba", "--tag", " key , value "], name),
         (&["--tags", "team,dba", "--history-tags", "kind,history"], "00000002.history"),
         (&["--tags", "team,dba", "--history-tags", "kind,history"], name),

@@ -290,6 +290,12 @@ impl S3Access for Access {
         Ok(())
     }
 
+    /// S3 takes an empty delimiter, as Barman sends it, for none; s3s-fs would find nothing.
+    async fn list_objects_v2(&self, request: &mut S3Request<ListObjectsV2Input>) -> S3Result<()> {
+        request.input.delimiter = request.input.delimiter.take().filter(|delimiter| !delimiter.is_empty());
+        Ok(())
+    }
+
     async fn complete_multipart_upload(&self, request: &mut S3Request<CompleteMultipartUploadInput>) -> S3Result<()> {
         if self.ignore_create_only {
             request.input.if_none_match = None;
