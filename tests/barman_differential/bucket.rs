@@ -33,7 +33,7 @@ pub fn empty(server: &S3Server) {
 /// The objects with their digests, without those that only barback writes.
 pub fn objects(server: &S3Server) -> String {
     let all = listing(&server.root().join(BUCKET));
-    all.lines().filter(|line| !line.contains("/barback/")).map(|line| format!("{line}\n")).collect()
+    all.lines().filter(|line| !line.contains("/barback/")).collect::<Vec<_>>().join("\n")
 }
 
 /// Copies a directory with all that is in it.

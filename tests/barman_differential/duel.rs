@@ -100,7 +100,9 @@ impl<'a> Duel<'a> {
         self.calls += 1;
         if expected != found {
             let mut text = format!("barman-cloud-{command} {args:?}");
-            env.iter().for_each(|(name, value)| _ = write!(text, " {name}={value}"));
+            for (name, value) in env {
+                _ = write!(text, " {name}={value}");
+            }
             note(&mut text, "exit code", &expected.code, &found.code);
             note(&mut text, "stdout", &expected.out, &found.out);
             note(&mut text, "stderr", &expected.said, &found.said);
