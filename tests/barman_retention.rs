@@ -5,9 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use barback::cli::barman::output;
 use barback::commands::delete::LeftOut;
@@ -17,10 +14,9 @@ use barback::domain::wal_removal::{ArchivedWal, Deletion, deletions, wal_name};
 use barback::layout::backup_record::BackupRecord;
 use barback::layout::tar_objects::tar_objects;
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Value, json};
 
 mod harness;
-use harness::{S3Server, skip};
+use harness::{BarmanProcess, Random, S3Server};
 
 const CATALOGUES: u64 = 300;
 const SEED: u64 = 0x3191;
@@ -28,7 +24,7 @@ const SEED: u64 = 0x3191;
 #[test]
 fn what_goes_is_what_barman_says_but_for_what_a_remaining_backup_needs() {
     let server = S3Server::start();
-    let Some(mut barman) = Barman::start(&server) else { return };
+    let Some(mut barman) = BarmanProcess::start(&server.env()) else { return };
     let number = |name: &str, otherwise| std::env::var(name).map_or(otherwise, |value| value.parse().unwrap());
     let (seed, count) = (number("BARBACK_SEED", SEED), number("BARBACK_CATALOGUES", CATALOGUES));
     let mut seen = Seen::default();
@@ -60,96 +56,6 @@ struct Seen {
     directories: usize,
     needed: usize,
     foreign: usize,
-}
-
-/// Barman's commands, answering calls.
-struct Barman {
-    child: Child,
-    calls: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-struct Answer {
-    stdout: String,
-    stderr: String,
-    code: i64,
-}
-
-impl Barman {
-    fn start(server: &S3Server) -> Option<Self> {
-        let named = std::env::var_os("BARBACK_BARMAN_BIN").map(PathBuf::from);
-        let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/barback-tools"));
-        let tools = std::env::var_os("BARBACK_TOOLS").map(PathBuf::from);
-        let tools = [tools, Some("/var/cache/barback-tools".into()), home].into_iter().flatten();
-        let python = named
-            .into_iter()
-            .chain(tools.map(|dir| dir.join("barman-3.19.1/bin")))
-            .map(|bin| bin.join("python"))
-            .find(|python| python.is_file());
-        let Some(python) = python else {
-            skip("retention beside Barman", "no Barman 3.19.1; tools/get-barman.sh installs it");
-            return None;
-        };
-        let oracle = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/barman-retention-oracle.py");
-        let mut child = Command::new(python)
-            .arg(oracle)
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("TZ", "UTC")
-            .env("HOME", "/nonexistent")
-            .envs(server.env())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (calls, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        Some(Self { child, calls, answers })
-    }
-
-    fn run(&mut self, words: &[&str]) -> Answer {
-        writeln!(self.calls, "{}", json!(words)).unwrap();
-        let mut line = String::new();
-        assert!(self.answers.read_line(&mut line).unwrap() > 0, "Barman went away");
-        let answer: Value = serde_json::from_str(&line).unwrap();
-        let text = |name: &str| answer[name].as_str().unwrap().to_owned();
-        Answer { stdout: text("stdout"), stderr: text("stderr"), code: answer["code"].as_i64().unwrap() }
-    }
-}
-
-impl Drop for Barman {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// `SplitMix64`: the same catalogues for the same seed, on every machine and with every version of every library.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn signed_below(&mut self, limit: u64) -> i64 {
-        i64::try_from(self.below(limit)).unwrap()
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[usize::try_from(self.below(from.len() as u64)).unwrap()]
-    }
 }
 
 /// A catalogue, an archive, and a call.
@@ -351,7 +257,7 @@ impl Case {
         self.backups.iter().map(read).collect()
     }
 
-    fn compare(&self, barman: &mut Barman, seen: &mut Seen) {
+    fn compare(&self, barman: &mut BarmanProcess, seen: &mut Seen) {
         let (option, word) = match &self.unwanted {
             Unwanted::Backup(id) => ("-b", id),
             Unwanted::Policy(text) => ("-r", text),

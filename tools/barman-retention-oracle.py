@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import sys
+import traceback
 
 MODULES = {
     "backup-list": "cloud_backup_list",
@@ -36,6 +37,10 @@ def run(command, arguments):
             main(arguments)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        except Exception:  # pylint: disable=broad-except
+            # As the interpreter ends a program that fails.
+            traceback.print_exc()
+            code = 1
     return {"stdout": stdout.getvalue(), "stderr": stderr.getvalue(), "code": code}
 
 

@@ -149,7 +149,8 @@ pub(crate) fn keep_keys(archive: &Archive, id: &str) -> Vec<String> {
     keys
 }
 
-async fn read_annotation(archive: &Archive, key: &str) -> Result<Option<Keep>> {
+/// The annotation in one place.
+pub(crate) async fn read_annotation(archive: &Archive, key: &str) -> Result<Option<Keep>> {
     match archive.store.get(key, ANNOTATION_LIMIT_BYTES).await {
         Ok(fetched) => Ok(Some(Keep::of_annotation(&String::from_utf8_lossy(&fetched.content)))),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

@@ -4,6 +4,7 @@
 //! all of its archives, which the next call deletes; never one that lacks WAL.
 
 use chrono::{DateTime, FixedOffset};
+use futures::StreamExt;
 
 use crate::commands::answer::{Answer, Refusal, RefusalKind};
 use crate::commands::archive::Archive;
@@ -16,6 +17,15 @@ use crate::layout::keys::{BACKUP_INFO_NAME, BACKUP_MANIFEST_NAME, PART_INDEX_NAM
 use crate::layout::python_literal::Literal;
 use crate::layout::tar_objects::tar_objects;
 use crate::store::{Listed, Place};
+
+/// What Barman 3.19.1 says where single objects could not be deleted: the log has them.
+const SOME_FAILED: &str = "Error from cloud provider while deleting objects - please check the command output.";
+
+/// Objects asked about their locks at the same time.
+const LOOKS_IN_FLIGHT: usize = 8;
+
+/// So many keys stand in one line of the log: readers of logs take no more than 64 KiB for a line.
+const LOGGED_KEYS: usize = 100;
 
 /// Which backups are to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +65,8 @@ pub enum LeftOut {
 /// Deletes backups, and the WAL that no remaining one needs; gives the ids. In a dry run, `left_out` hears of each step.
 ///
 /// Refused, in Barman's words: a catalogue with an entry that cannot be read; a backup that is kept, or that the minimum
-/// redundancy needs; a text that is no policy; objects that the store did not delete, or that are locked. The last two leave
-/// the backups before it deleted. WAL that could not be deleted is logged and changes nothing, as in Barman 3.19.1.
+/// redundancy needs; a text that is no policy; a backup that could not be deleted, for whatever reason, or that a lock keeps. It
+/// ends there: the older ones are gone. WAL that could not be deleted is logged and changes nothing, as in Barman 3.19.1.
 ///
 /// Errors: `NotFound` and `Usage` of [`Records::resolve`]; `Mismatch` for a backup of disk snapshots, of which nothing is
 /// deleted; the store's.
@@ -169,20 +179,28 @@ impl Run<'_> {
             (self.left_out)(LeftOut::Objects(all))?;
             return Ok(None);
         }
-        let locked = self.request.check_object_lock && self.any_locked(&all).await?;
-        if locked || !self.delete_objects(&tars.keys).await? || !self.delete_objects(&[info]).await? {
-            let text = format!(
-                "Could not delete backup {id}: Error from cloud provider while deleting objects - please check the command \
-                 output."
-            );
+        if let Err(cause) = self.delete_whole(&tars.keys, &info).await {
+            let text = format!("Could not delete backup {id}: {cause}");
             return Ok(Some(Refusal { text, kind: RefusalKind::Operation }));
         }
         // What barback puts beside a backup. Without the backup it is of no use, and Barman would leave it.
         let ours = [PART_INDEX_NAME, BACKUP_MANIFEST_NAME].map(|name| format!("{directory}{name}"));
         let ours: Vec<String> = keys.into_iter().filter(|key| ours.contains(key)).collect();
-        self.delete_objects(&ours).await?;
+        if let Err(cause) = self.delete_objects(&ours).await {
+            tracing::warn!("could not delete the index and manifest of backup {id}: {cause}");
+        }
         tracing::info!("deleted backup {id}");
         Ok(None)
+    }
+
+    /// Deletes archives and, once they are gone, the record. The error is the cause alone.
+    async fn delete_whole(&self, archives: &[String], info: &str) -> Result<(), String> {
+        let info = [info.to_owned()];
+        if self.request.check_object_lock {
+            self.refuse_locked(archives.iter().chain(&info)).await?;
+        }
+        self.delete_objects(archives).await?;
+        self.delete_objects(&info).await
     }
 
     /// Deletes the WAL that goes with a backup. The listing ends where none of `plan` takes any.
@@ -221,39 +239,45 @@ impl Run<'_> {
         }
         let whole = removal.directories.into_iter().flat_map(|(_, keys)| keys);
         let gone: Vec<String> = whole.chain(removal.objects).collect();
-        if !self.delete_objects(&gone).await? {
-            tracing::error!("Could not delete all WALs for backup {id}, see above");
-        }
-        if let Some(wal) = &mut self.wal {
+        if let Err(cause) = self.delete_objects(&gone).await {
+            let (shown, more) = gone.split_at(gone.len().min(LOGGED_KEYS));
+            let shown = Literal::List(shown.iter().cloned().map(Literal::Str).collect());
+            let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+            tracing::error!("Could not delete the following WALs for backup {id}: {shown}{more}, Reason: {cause}");
+        } else if let Some(wal) = &mut self.wal {
             wal.forget(&gone.into_iter().collect());
         }
         Ok(())
     }
 
-    /// Deletes objects, batch after batch. False when some could not be deleted; that does not keep the rest.
-    async fn delete_objects(&self, keys: &[String]) -> Result<bool> {
+    /// Deletes objects, batch after batch; one that cannot be deleted does not keep the rest. The error is the cause alone.
+    async fn delete_objects(&self, keys: &[String]) -> Result<(), String> {
         let store = &self.archive.store;
         let limit = store.batch_limit();
         let batch = self.request.batch_size.unwrap_or(limit).clamp(1, limit);
-        let mut all = true;
+        let mut any_failed = false;
         for keys in keys.chunks(batch) {
-            for (key, error) in store.delete_batch(keys).await? {
+            for (key, error) in store.delete_batch(keys).await.map_err(|error| error.to_string())? {
                 tracing::error!("Deletion of object {key} failed: {error}");
-                all = false;
+                any_failed = true;
             }
         }
-        Ok(all)
+        if any_failed { Err(SOME_FAILED.to_owned()) } else { Ok(()) }
     }
 
-    /// True when a lock keeps one of the objects: then none of them is touched. Barman 3.19.1 looks batch by batch.
-    async fn any_locked(&self, keys: &[String]) -> Result<bool> {
-        let mut any = false;
-        for key in keys {
-            if self.archive.store.is_locked(key).await? {
+    /// Refuses where a lock keeps one of the objects: then none of them is touched. Barman 3.19.1 looks batch by batch, and
+    /// not at `backup.info`.
+    async fn refuse_locked(&self, keys: impl Iterator<Item = &String>) -> Result<(), String> {
+        let store = &self.archive.store;
+        let looks = keys.map(async |key| (key, store.is_locked(key).await));
+        let mut looks = futures::stream::iter(looks).buffered(LOOKS_IN_FLIGHT);
+        let mut any_locked = false;
+        while let Some((key, locked)) = looks.next().await {
+            if locked.map_err(|error| error.to_string())? {
                 tracing::error!("Cannot delete locked object {key}: Object is locked");
-                any = true;
+                any_locked = true;
             }
         }
-        Ok(any)
+        if any_locked { Err(SOME_FAILED.to_owned()) } else { Ok(()) }
     }
 }

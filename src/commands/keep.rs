@@ -2,7 +2,7 @@
 
 use crate::commands::answer::Answer;
 use crate::commands::archive::Archive;
-use crate::commands::backup_records::{Records, keep_keys, prove_bucket, read_keep, read_record};
+use crate::commands::backup_records::{Records, keep_keys, prove_bucket, read_annotation, read_keep, read_record};
 use crate::domain::backup::{BackupId, BackupStatus};
 use crate::domain::barman_retention::Keep;
 use crate::error::{Error, ErrorKind, Result};
@@ -48,9 +48,15 @@ pub async fn keep(archive: &Archive, request: &KeepRequest) -> Result<Answer<Opt
         }
         KeepAction::Set(keep) => set(archive, &id, keep, request.url_ends_in_slash).await,
         KeepAction::Release => {
-            for key in keep_keys(archive, &id) {
-                archive.store.delete(&key).await?;
+            let keys = keep_keys(archive, &id);
+            let (ours, others) = keys.split_first().expect("there is always the first place");
+            for key in others {
+                // Where there can be no such object, it cannot be deleted either.
+                if read_annotation(archive, key).await?.is_some() {
+                    archive.store.delete(key).await?;
+                }
             }
+            archive.store.delete(ours).await?;
             Ok(Answer::Given(None))
         }
     }
@@ -72,11 +78,10 @@ async fn set(archive: &Archive, id: &str, keep: Keep, everywhere: bool) -> Resul
     let (ours, others) = keys.split_first().expect("there is always the first place");
     archive.store.put(ours, keep.word().into(), &Metadata::new()).await?;
     for key in others {
-        // What is left there from before would count beside the new word.
-        if everywhere {
+        // What is left there from before would count beside the new word. It is not deleted: there are servers to which both
+        // places are the same.
+        if everywhere || read_annotation(archive, key).await?.is_some() {
             archive.store.put(key, keep.word().into(), &Metadata::new()).await?;
-        } else {
-            archive.store.delete(key).await?;
         }
     }
     Ok(Answer::Given(Some(keep)))

@@ -37,6 +37,7 @@
 mod azurite;
 mod backups;
 mod barman;
+mod barman_process;
 mod certificate;
 mod cluster;
 mod directory;
@@ -44,6 +45,7 @@ mod gcs_server;
 mod minio;
 mod postgres;
 mod process;
+mod random;
 mod recovery;
 mod s3_server;
 mod skip;
@@ -57,6 +59,7 @@ pub use backups::{
     running_cluster, start_copy, take_backup,
 };
 pub use barman::{BARMAN_COMMANDS, BARMAN_VERSION, Barman, Face};
+pub use barman_process::{Answered, BarmanProcess};
 pub use certificate::Certificate;
 pub use cluster::{Checked, Cluster, ClusterOptions};
 pub use directory::{TestDir, give_away};
@@ -64,6 +67,7 @@ pub use gcs_server::{GCS_PAGE, GcsServer};
 pub use minio::Minio;
 pub use postgres::{PgVersion, Postgres, for_each_version};
 pub use process::{Finished, Run, Running, barback, barback_binary};
+pub use random::Random;
 pub use recovery::{Restored, Site, files_below, snapshot};
 pub use s3_server::{BUCKET, Fault, S3Server, Seen, block_on, s3_client};
 pub use skip::{pass_over, servers_are_required, skip};

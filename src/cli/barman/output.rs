@@ -107,8 +107,8 @@ fn show_page(text: &mut String, record: &BackupRecord) {
         show_snapshots(text, record);
         show_tablespaces(text, record);
         show_copy(text, record);
-        if let (Some(children), None) = (known("children_backup_ids"), known("parent_backup_id")) {
-            line(text, BODY, "Children Backup(s)", children);
+        if known("mode") == Some("postgres") {
+            line_if(text, BODY, "Children Backup(s)", known("children_backup_ids"));
         }
     } else {
         line_if(text, HEAD, "Error", known("error"));
@@ -158,8 +158,8 @@ fn show_copy(text: &mut String, record: &BackupRecord) {
     text.push_str("  Base backup information:\n");
     line_if(text, BODY, "Backup Method", known("mode"));
     line_if(text, BODY, "Encryption", known("encryption"));
-    line_if(text, BODY, "Backup Compression", known("compression"));
     line_if(text, BODY, "Backup Size", size(record.int("deduplicated_size")).as_deref());
+    line_if(text, BODY, "Backup Compression", known("compression"));
     line(text, BODY, "Timeline", &record.shown("timeline"));
     line(text, BODY, "Begin WAL", &record.shown("begin_wal"));
     line(text, BODY, "End WAL", &record.shown("end_wal"));
