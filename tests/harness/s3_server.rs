@@ -302,12 +302,6 @@ impl S3Access for Access {
         }
         Ok(())
     }
-
-    /// S3 takes an empty delimiter, which Barman sends, for none; s3s-fs finds it everywhere.
-    async fn list_objects_v2(&self, request: &mut S3Request<ListObjectsV2Input>) -> S3Result<()> {
-        request.input.delimiter = request.input.delimiter.take().filter(|delimiter| !delimiter.is_empty());
-        Ok(())
-    }
 }
 
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, service: S3Service, shared: Arc<Mutex<Shared>>) {
