@@ -20,14 +20,13 @@ use barback::domain::barman_choice::{Refusal, TargetWords, Wanted};
 use barback::domain::compression::Compression;
 use barback::error::ErrorKind;
 use barback::layout::backup_info;
-use barback::layout::keys::ServerPrefix;
 use barback::postgres::configuration::Form;
 use barback::postgres::conninfo::Conninfo;
-use barback::store::{AddressingStyle, Store, StoreOptions};
+use barback::store::StoreOptions;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use harness::{
-    Cluster, ClusterOptions, Fault, PgVersion, Postgres, Run, S3Server, TestDir, check_pgbench, files_below,
-    for_each_version, give_away, running_cluster, skip,
+    Cluster, ClusterOptions, Fault, PgVersion, Postgres, Run, S3Server, TestDir, archive_of, check_pgbench,
+    files_below, for_each_version, give_away, running_cluster, skip, store_options,
 };
 
 const STORE: &str = "s3://bkt/pfx";
@@ -658,27 +657,7 @@ fn conninfo(text: &str) -> Conninfo {
 }
 
 async fn archive(s3: &S3Server) -> Archive {
-    let place: barback::store::Place = STORE.parse().unwrap();
-    let prefix = ServerPrefix::new(place.prefix(), "main").unwrap();
-    let options = StoreOptions {
-        place,
-        endpoint_url: None,
-        region: None,
-        addressing_style: AddressingStyle::Auto,
-        aws_profile: None,
-        ca_bundle: None,
-        retry_timeout_s: 10,
-        largest_upload_bytes: 64 << 20,
-        largest_download_bytes: 64 << 20,
-        may_create_directory: true,
-        cache_dir: None,
-        tags: Vec::new(),
-        encryption: None,
-        read_timeout_s: None,
-        azure_credential: None,
-        environment: s3.env().into_iter().collect(),
-    };
-    Archive { store: Box::pin(Store::open(&options)).await.unwrap(), prefix }
+    archive_of(StoreOptions { retry_timeout_s: 10, may_create_directory: true, ..store_options(STORE, s3.env()) }).await
 }
 
 fn on_runtime<T>(work: impl Future<Output = T>) -> T {

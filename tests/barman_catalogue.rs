@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use barback::cli::barman::output::{self, Format};
+use barback::cli::barman::call::Format;
+use barback::cli::barman::output;
 use barback::commands::answer::{Answer, RefusalKind};
 use barback::commands::archive::Archive;
 use barback::commands::backup_records::{Records, find_record, read_keep};
@@ -14,12 +15,11 @@ use barback::commands::wal_archive_check::wal_archive_check;
 use barback::domain::barman_retention::Keep;
 use barback::error::{Error, ErrorKind, Result};
 use barback::layout::backup_record::BackupRecord;
-use barback::layout::keys::ServerPrefix;
-use barback::store::{AddressingStyle, Place, Store, StoreOptions};
+use barback::store::StoreOptions;
 use chrono::Utc;
 
 mod harness;
-use harness::{BUCKET, BarmanProcess, Fault, Minio, Random, S3Server, block_on};
+use harness::{BUCKET, BarmanProcess, Fault, Minio, Random, S3Server, archive_of, block_on, store_options};
 
 /// The bucket that Barman wrote.
 fn fixture(server: &S3Server) {
@@ -46,29 +46,13 @@ fn put(server: &S3Server, key: &str, content: impl AsRef<[u8]>) {
 }
 
 /// The server "main" under `path` of the bucket behind `env`; a failing request is not repeated.
-fn archive_of(env: &[(String, String)], path: &str) -> Archive {
-    let environment: BTreeMap<String, String> = env.iter().cloned().collect();
-    let options = StoreOptions {
-        place: Place::S3 { bucket: BUCKET.to_owned(), prefix: path.to_owned() },
-        endpoint_url: environment.get("AWS_ENDPOINT_URL").cloned(),
-        region: environment.get("AWS_REGION").cloned(),
-        addressing_style: AddressingStyle::Auto,
-        aws_profile: None,
-        ca_bundle: None,
-        retry_timeout_s: 0,
-        largest_upload_bytes: 1 << 20,
-        largest_download_bytes: 1 << 20,
-        may_create_directory: false,
-        cache_dir: None,
-        environment,
-    };
-    // Fails only when a provider is installed already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Archive { store: block_on(Store::open(&options)).unwrap(), prefix: ServerPrefix::new(path, "main").unwrap() }
+fn archive_at(env: &[(String, String)], path: &str) -> Archive {
+    let options = store_options(&format!("s3://{BUCKET}/{path}"), env.iter().cloned());
+    block_on(archive_of(StoreOptions { retry_timeout_s: 0, ..options }))
 }
 
 fn archive(server: &S3Server, path: &str) -> Archive {
-    archive_of(&server.env(), path)
+    archive_at(&server.env(), path)
 }
 
 fn printed(print: impl FnOnce(&mut dyn std::io::Write) -> Result<()>) -> String {
@@ -256,7 +240,7 @@ fn words_for_backups_are_barman_s() {
     );
     let absent = refused(block_on(find_record(&archive, "20260109T000000")));
     assert_eq!(absent, (RefusalKind::Operation, "Backup 20260109T000000 for server main does not exist".to_owned()));
-    let nobody = archive_of(&server.env(), "elsewhere");
+    let nobody = archive_at(&server.env(), "elsewhere");
     assert_eq!(
         block_on(find_record(&nobody, "last")).unwrap_err().to_string(),
         "Unknown backup 'last' for server 'main'"
@@ -315,7 +299,7 @@ fn a_keep_is_put_looked_at_and_taken_away() {
 #[test]
 fn a_server_that_cannot_have_the_second_place_of_a_keep_has_none_there() {
     let Some(minio) = Minio::start() else { return };
-    let archive = archive_of(&minio.env(), "pfx");
+    let archive = archive_at(&minio.env(), "pfx");
     let put = |key: &str, content: &str| {
         block_on(archive.store.put(&format!("pfx/main/base/{key}"), content.into(), &BTreeMap::new())).unwrap();
     };

@@ -15,10 +15,10 @@ use barback::commands::wal_restore::{BackupHistories, PartialPolicy, WalRestoreR
 use barback::domain::compression::Compression;
 use barback::error::{Error, ErrorKind};
 use barback::layout::keys::ServerPrefix;
-use barback::store::{AddressingStyle, Place, Store, StoreOptions};
+use barback::store::{Store, StoreOptions};
 
 mod harness;
-use harness::{Fault, Filling, Run, S3Server, TestStore, block_on, give_away, segment};
+use harness::{Fault, Filling, Run, S3Server, TestStore, block_on, give_away, segment, store_options};
 
 /// Segment number `number` of 1 MiB on timeline 1.
 fn name(number: u64) -> String {
@@ -191,28 +191,11 @@ fn names_in(directory: &Path) -> Vec<String> {
 }
 
 fn options_of(store: &TestStore) -> StoreOptions {
-    options_from(store.url().parse().unwrap(), store.env())
+    options_from(&store.url(), store.env())
 }
 
-fn options_from(place: Place, env: impl IntoIterator<Item = (String, String)>) -> StoreOptions {
-    StoreOptions {
-        place,
-        endpoint_url: None,
-        region: None,
-        addressing_style: AddressingStyle::Auto,
-        aws_profile: None,
-        ca_bundle: None,
-        retry_timeout_s: 3,
-        largest_upload_bytes: 1 << 20,
-        largest_download_bytes: 1 << 20,
-        may_create_directory: false,
-        cache_dir: None,
-        tags: Vec::new(),
-        encryption: None,
-        read_timeout_s: None,
-        azure_credential: None,
-        environment: env.into_iter().collect(),
-    }
+fn options_from(url: &str, env: impl IntoIterator<Item = (String, String)>) -> StoreOptions {
+    StoreOptions { retry_timeout_s: 3, ..store_options(url, env) }
 }
 
 async fn open(options: StoreOptions, server: &str) -> Archive {
@@ -234,8 +217,7 @@ fn a_call_by_another_test_restores_its_segment() {
     let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(std::io::stderr);
     subscriber.init();
     let env = || std::env::vars().filter(|(name, _)| name != CALLED);
-    let place: Place = std::env::var("BARBACK_STORE").unwrap().parse().unwrap();
-    let options = options_from(place, env());
+    let options = options_from(&std::env::var("BARBACK_STORE").unwrap(), env());
     let request = WalRestoreRequest {
         name: name.parse().unwrap(),
         destination: destination.into(),

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use barback::store::{AddressingStyle, StoreOptions};
+use barback::commands::archive::Archive;
+use barback::layout::keys::ServerPrefix;
+use barback::store::{AddressingStyle, Store, StoreOptions};
 use futures::TryStreamExt as _;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::path::Path as Key;
@@ -61,6 +63,36 @@ pub fn for_each_store(mut test: impl FnMut(&TestStore)) {
             test(&store);
         }
     }
+}
+
+/// How the store at `url` is opened in this environment, with everything else left alone.
+pub fn store_options(url: &str, env: impl IntoIterator<Item = (String, String)>) -> StoreOptions {
+    // Fails only when a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    StoreOptions {
+        place: url.parse().unwrap(),
+        endpoint_url: None,
+        region: None,
+        addressing_style: AddressingStyle::Auto,
+        aws_profile: None,
+        azure_credential: None,
+        ca_bundle: None,
+        tags: Vec::new(),
+        encryption: None,
+        retry_timeout_s: 1,
+        read_timeout_s: None,
+        largest_upload_bytes: 0,
+        largest_download_bytes: 0,
+        may_create_directory: false,
+        cache_dir: None,
+        environment: env.into_iter().collect(),
+    }
+}
+
+/// The archive of the server `main` in the store that `options` open.
+pub async fn archive_of(options: StoreOptions) -> Archive {
+    let prefix = ServerPrefix::new(options.place.prefix(), "main").unwrap();
+    Archive { store: Box::pin(Store::open(&options)).await.unwrap(), prefix }
 }
 
 impl TestStore {
@@ -124,26 +156,7 @@ impl TestStore {
 
     /// How our own store is opened here, with everything else left alone.
     pub fn options(&self) -> StoreOptions {
-        // Fails only when a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        StoreOptions {
-            place: self.url().parse().unwrap(),
-            endpoint_url: None,
-            region: None,
-            addressing_style: AddressingStyle::Auto,
-            aws_profile: None,
-            azure_credential: None,
-            ca_bundle: None,
-            tags: Vec::new(),
-            encryption: None,
-            retry_timeout_s: 1,
-            read_timeout_s: None,
-            largest_upload_bytes: 0,
-            largest_download_bytes: 0,
-            may_create_directory: false,
-            cache_dir: None,
-            environment: self.service_env().into_iter().collect(),
-        }
+        store_options(&self.url(), self.service_env())
     }
 
     /// The Azurite behind it.
