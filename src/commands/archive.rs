@@ -90,16 +90,10 @@ impl Archive {
                 proof::check(name, &content, history.as_ref())?
             }
         };
-        let digest = Sha256::of(&content);
-        let facts = ContentFacts { sha256: digest.to_string(), length: content.len() as u64, system_identifier };
-        let WalCompression { codec, level } = how.compression;
-        let sealed = if codec == Compression::None {
-            content
-        } else {
-            let sealed = compression::compress(codec, level, &content)?;
-            drop(content);
-            sealed
-        };
+        let length = content.len() as u64;
+        let (digest, sealed) = digest_and_seal(content, how.compression)?;
+        let facts = ContentFacts { sha256: digest.to_string(), length, system_identifier };
+        let codec = how.compression.codec;
         let key = format!("{}{}", self.prefix.wal(name), codec.suffix());
         let metadata = facts.to_metadata();
         if how.if_other == IfOther::Replace {
@@ -144,6 +138,23 @@ impl Archive {
     pub(crate) async fn get_sealed(&self, key: &str) -> Result<Fetched> {
         self.store.get(key, WAL_LIMIT_BYTES + COMPRESSION_SLACK_BYTES).await
     }
+}
+
+/// The digest of `content`, made while another thread compresses it: PostgreSQL waits for both.
+fn digest_and_seal(content: Vec<u8>, with: WalCompression) -> Result<(Sha256, Vec<u8>)> {
+    if with.codec == Compression::None {
+        return Ok((Sha256::of(&content), content));
+    }
+    std::thread::scope(|scope| {
+        let digest = std::thread::Builder::new().spawn_scoped(scope, || Sha256::of(&content));
+        let sealed = compression::compress(with.codec, with.level, &content)?;
+        let digest = match digest {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // Without a second thread the first does it all.
+            Err(_) => Sha256::of(&content),
+        };
+        Ok((digest, sealed))
+    })
 }
 
 /// Decompresses the WAL object that was read from `key`, and checks it against the facts in its metadata, if any.
