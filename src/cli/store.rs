@@ -33,7 +33,8 @@ pub(super) async fn open(
     traffic: Traffic,
 ) -> Result<Archive> {
     let place: Place = settings.url.parse()?;
-    let prefix = ServerPrefix::new(place.prefix(), &settings.server)?;
+    // The native face has refused names of several directories already.
+    let prefix = ServerPrefix::nested(place.prefix(), &settings.server)?;
     // A chain of credentials has many states, and every command would carry them with it.
     let store = Box::pin(Store::open(&options(settings, place, environment, traffic))).await?;
     Ok(Archive { store, prefix })

@@ -32,15 +32,21 @@ impl ServerPrefix {
     /// Errors: `Usage` for a server name that is empty, `.`, `..` or has a `/` or control characters in it, and for
     /// a path with control characters or with `.` or `..` among its directories.
     pub fn new(path: &str, server: &str) -> Result<Self> {
-        let refuse = |what: &str, name: &str, why: &str| {
-            Err(Error::usage(format!("could not use {what} \"{}\": {why}", name.escape_debug())))
-        };
+        if server.contains('/') {
+            return Err(refused("server name", server, "it has a \"/\" in it"));
+        }
+        Self::nested(path, server)
+    }
+
+    /// The same where `server` may be several directories, one in another: Barman 3.19.1 takes any text.
+    pub fn nested(path: &str, server: &str) -> Result<Self> {
         let path = path.trim_matches('/');
+        let refuse = |what: &str, name: &str, why: &str| Err(refused(what, name, why));
         if server.is_empty() {
             refuse("server name", server, "it is empty")
-        } else if server.contains('/') {
-            refuse("server name", server, "it has a \"/\" in it")
-        } else if is_dots(server) {
+        } else if server.split('/').any(str::is_empty) {
+            refuse("server name", server, "it has a directory without a name in it")
+        } else if server.split('/').any(is_dots) {
             refuse("server name", server, "it names a directory relative to another")
         } else if server.chars().any(char::is_control) {
             refuse("server name", server, "it has control characters in it")
@@ -236,6 +242,10 @@ pub fn parse_part_file_name(name: &str) -> Option<(PartFamily, u32, Compression)
     (part_file_name(family, number, compression) == name).then_some((family, number, compression))
 }
 
+fn refused(what: &str, name: &str, why: &str) -> Error {
+    Error::usage(format!("could not use {what} \"{}\": {why}", name.escape_debug()))
+}
+
 fn is_dots(name: &str) -> bool {
     name == "." || name == ".."
 }
@@ -320,6 +330,15 @@ mod tests {
             prefix().keep_annotation_of_slashed_url(id().as_str()).unwrap(),
             "pfx//main/base/20261123T083817/annotations/keep"
         );
+    }
+
+    #[test]
+    fn a_server_of_barman_s_may_lie_deeper() {
+        let nested = ServerPrefix::nested("", "pfx/main").unwrap();
+        assert_eq!((nested.root(), nested.server()), ("pfx/main/".to_owned(), "pfx/main"));
+        for server in ["/main", "main/", "a//b", "a/../b", "."] {
+            assert!(ServerPrefix::nested("pfx", server).is_err(), "{server}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_http_client::tls;
 use object_store::CredentialProvider;
@@ -71,7 +72,8 @@ impl CredentialProvider for Chain {
         let mut current = self.current.lock().await;
         if !current.as_ref().is_some_and(is_fresh) {
             let provider = self.provider.as_ref().ok_or_else(|| failed("no AWS credentials are configured".into()))?;
-            *current = Some(provider.provide_credentials().await.map_err(|error| failed(Box::new(error)))?);
+            let provided = provider.provide_credentials().await;
+            *current = Some(provided.map_err(|error| failed(without_attempts(error)))?);
         }
         let credentials = current.as_ref().expect("just filled");
         Ok(Arc::new(AwsCredential {
@@ -79,6 +81,14 @@ impl CredentialProvider for Chain {
             secret_key: credentials.secret_access_key().to_owned(),
             token: credentials.session_token().map(str::to_owned),
         }))
+    }
+}
+
+/// Where there are none at all, the chain's error is a list of everything that was looked at; the AWS tools say so.
+fn without_attempts(error: CredentialsError) -> Box<dyn std::error::Error + Send + Sync> {
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) => "Unable to locate credentials".into(),
+        error => error.into(),
     }
 }
 

@@ -78,8 +78,12 @@ fn failure_prefix(program: Program) -> &'static str {
     }
 }
 
-/// The last line about an error, with its hint on a line of its own.
+/// The last line about an error.
 pub fn failure_text(program: Program, error: &Error) -> String {
-    let hint = error.hint().map_or(String::new(), |hint| format!("\nHINT: {hint}"));
-    format!("{}: {error}{hint}", failure_prefix(program))
+    format!("{}: {}", failure_prefix(program), with_hint(error))
+}
+
+/// An error and its hint, on one line: those who read the log take each line for a message of its own.
+pub fn with_hint(error: &Error) -> String {
+    error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}. HINT: {hint}"))
 }

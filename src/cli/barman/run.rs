@@ -101,8 +101,9 @@ impl Run<'_> {
         let Some(path) = hook::wal_file(self.around.environment)?.or_else(|| words.path.clone()) else {
             return Err(Stop::failed("the following arguments are required: wal_path"));
         };
-        let file_name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let name = wal_name(file_name, &path.to_string_lossy())?;
+        let shown = path.to_string_lossy();
+        // What follows the last slash, as Python's basename has it: nothing, where a slash is the last.
+        let name = wal_name(shown.rsplit('/').next().unwrap_or_default(), &shown)?;
         // The time a request may take is sized by what it moves; a file that cannot be looked at fails later.
         let bytes = std::fs::metadata(&path).map_or(SegmentSize::MAX.bytes(), |facts| facts.len());
         let traffic = Traffic { upload: bytes, download: bytes, writes: true };
@@ -221,13 +222,12 @@ fn no_snapshots(option: &str) -> Stop {
 /// Barman's words and codes for a backup that failed: 1 for a server that cannot be reached and for whatever happens
 /// once the backup has begun.
 fn failed_backup(BackupFailure { stage, cause }: BackupFailure) -> Stop {
-    let hint = cause.hint().map_or(String::new(), |hint| format!("\nHINT: {hint}"));
     match stage {
-        Stage::Connecting => Stop::failed(format!("Cannot connect to postgres: {cause}{hint}")),
+        Stage::Connecting => Stop::failed(format!("Cannot connect to postgres: {}", ending::with_hint(&cause))),
         Stage::Running(_) if cause.kind() == ErrorKind::Interrupted => {
             Stop::failed(format!("Barman cloud backup was interrupted by the user: {cause}"))
         }
-        Stage::Running(_) => Stop::failed(format!("Backup failed uploading data ({cause}){hint}")),
+        Stage::Running(_) => Stop::failed(format!("Backup failed uploading data ({})", ending::with_hint(&cause))),
         Stage::Preparing => stopped_or(cause),
     }
 }
