@@ -163,7 +163,7 @@ impl Case {
             disorder: random.chance(50),
         };
         let (mut backups, mut wal_names) = (BTreeMap::new(), BTreeSet::new());
-        for _ in 0..random.below(7) {
+        for _ in 0..=random.below(6) {
             cluster.go_on(&mut random);
             let (backup, wal) = cluster.back_up(&mut random);
             wal_names.extend(wal);
@@ -174,11 +174,13 @@ impl Case {
             backups: backups.into_values().collect(),
             keys: Vec::new(),
             unwanted: Unwanted::Backup("20200101T000000".to_owned()),
-            minimum: if random.chance(70) { 0 } else { random.below(5) },
+            minimum: if random.chance(85) { 0 } else { random.below(5) },
             now,
         };
-        if random.chance(40) && !case.backups.is_empty() {
-            case.unwanted = Unwanted::Backup(random.pick(&case.backups).id.clone());
+        if random.chance(35) && !case.backups.is_empty() {
+            // With the oldest goes the most WAL.
+            let chosen = if random.chance(60) { &case.backups[0] } else { random.pick(&case.backups) };
+            case.unwanted = Unwanted::Backup(chosen.id.clone());
         } else if random.chance(97) {
             let number = random.below(4);
             let policy = match random.below(3) {
