@@ -222,15 +222,18 @@ async fn list_with_neighbours(
     let (directory, begins) = directory_and_name(archive, &name);
     let key = format!("{directory}{begins}");
     let mut candidates = Vec::new();
-    let mut next = Next { after: segment, wanted, found: BTreeMap::new() };
+    // A directory is read as it lies, without an order to stop at.
+    let is_ordered = !matches!(archive.store.place(), Place::Directory(_));
+    let mut next = Next { after: segment, wanted, is_ordered, found: BTreeMap::new() };
     // Just before the name: listings begin after what they are given.
     let before = &key[..key.len() - 1];
     let each = |object: Listed| {
-        next.take(archive, &object);
+        let goes_on = next.take(archive, &object);
         candidates.extend(candidate(archive, &name, object));
+        goes_on
     };
-    archive.store.list(&directory, Some(before), each).await?;
-    if candidates.is_empty() && matches!(archive.store.place(), Place::Directory(_)) {
+    archive.store.list_while(&directory, Some(before), each).await?;
+    if candidates.is_empty() && !is_ordered {
         // This listing tells an archive that is not mounted from one that ends here.
         candidates = list_candidates(archive, &name).await?;
     }
@@ -238,7 +241,7 @@ async fn list_with_neighbours(
     if !candidates.is_empty() && next.found.len() < wanted && may_end_its_directory(last) {
         let beyond = SegmentName { log: last.log.saturating_add(1), segment: 0, ..last };
         let (directory, _) = directory_and_name(archive, &WalFileName::Segment(beyond));
-        if let Err(error) = archive.store.list(&directory, None, |object| next.take(archive, &object)).await {
+        if let Err(error) = archive.store.list_while(&directory, None, |object| next.take(archive, &object)).await {
             tracing::info!("{error}; no WAL is fetched ahead from there");
         }
     }
@@ -250,24 +253,30 @@ fn may_end_its_directory(segment: SegmentName) -> bool {
     segment.segment >= 3 && segment.segment.saturating_add(1).is_power_of_two()
 }
 
-/// The first complete segments after one, from listings in any order.
+/// The first complete segments after one, from listings.
 struct Next {
     after: SegmentName,
     wanted: usize,
+    is_ordered: bool,
     found: BTreeMap<SegmentName, Neighbour>,
 }
 
 impl Next {
-    fn take(&mut self, archive: &Archive, object: &Listed) {
-        let Some((WalFileName::Segment(segment), codec)) = archive.prefix.wal_from_key(&object.key) else { return };
+    /// Takes the object if it is one of them; false when no later object can be.
+    fn take(&mut self, archive: &Archive, object: &Listed) -> bool {
+        let Some((WalFileName::Segment(segment), codec)) = archive.prefix.wal_from_key(&object.key) else {
+            return true;
+        };
         if segment <= self.after || self.found.get(&segment).is_some_and(|known| known.key <= object.key) {
-            return;
+            return true;
         }
         let neighbour = Neighbour { segment, key: object.key.clone(), codec, bytes: object.bytes };
         self.found.insert(segment, neighbour);
-        if self.found.len() > self.wanted {
+        let is_full = self.found.len() > self.wanted;
+        if is_full {
             self.found.pop_last();
         }
+        !(is_full && self.is_ordered)
     }
 }
 
