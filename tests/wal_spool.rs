@@ -561,6 +561,8 @@ fn calls_at_the_same_time_each_get_every_segment_whole() {
     site.put(1..=12);
     give_away(&std::fs::create_dir(&site.spool).map(|()| site.spool.clone()).unwrap());
     let restored = site.store.dir.create_dir("restored");
+    // Made once, before all run it.
+    site.program();
     let site = &site;
     std::thread::scope(|scope| {
         for caller in 0..3 {
