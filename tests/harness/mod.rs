@@ -66,7 +66,7 @@ pub use directory::{TestDir, give_away};
 pub use gcs_server::{GCS_PAGE, GcsServer};
 pub use minio::Minio;
 pub use postgres::{PgVersion, Postgres, for_each_version};
-pub use process::{Finished, Run, Running, barback, barback_binary};
+pub use process::{Finished, Run, Running, barback, barback_binary, server_user};
 pub use random::Random;
 pub use recovery::{Restored, Site, files_below, snapshot};
 pub use s3_server::{BUCKET, Fault, S3Server, Seen, block_on, s3_client};

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use super::call::{self, Call, Program, Work};
+use super::call::{self, Call, Program, Provider, Work};
 use super::ending::{self, Stop};
 use super::quirks::Quirks;
 use super::requests::{self, retry};
@@ -80,6 +80,7 @@ impl Run<'_> {
             }
             Work::Delete(words) => {
                 let Some(archive) = self.open(retry::OTHER_S, Traffic::SMALL_WRITES).await? else { return Ok(()) };
+                self.warn_of_locks(words);
                 let request = requests::delete(words, self.around.now);
                 given(delete(&archive, &request, &mut |step| output::not_deleted(out, &step)).await?).map(drop)
             }
@@ -94,6 +95,21 @@ impl Run<'_> {
             }
             Work::CheckWalArchive { timeline } => self.check_wal_archive(*timeline).await,
             Work::Restore(words) => self.restore(words).await,
+        }
+    }
+
+    /// Barman 3.19.1 looks for locks on S3 alone, and says so.
+    fn warn_of_locks(&self, words: &call::Delete) {
+        let provider = match self.call.cloud.provider {
+            Provider::Azure => "azure-blob-storage",
+            Provider::Gcs => "google-cloud-storage",
+            Provider::S3 => return,
+        };
+        if words.check_object_lock {
+            tracing::warn!(
+                "The --check-object-lock option is currently only supported for aws-s3. \
+                 Object lock checks will not be performed for cloud provider: {provider}"
+            );
         }
     }
 
