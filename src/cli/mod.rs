@@ -10,6 +10,7 @@ pub mod links;
 pub mod log;
 pub mod native;
 mod native_grammar;
+mod native_requests;
 pub mod output;
 pub mod progress;
 pub mod quantity;

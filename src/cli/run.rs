@@ -8,23 +8,21 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::cli::invocation::{self, BackupArgs, Command, CompressionChoice, RestoreArgs, Settings};
+use crate::cli::invocation::{self, BackupArgs, Command, RestoreArgs, Settings};
+use crate::cli::native_requests;
 use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, Style, TargetView, WindowView};
 use crate::cli::progress::Screen;
 use crate::cli::store::{Traffic, open};
 use crate::cli::zone::Zone;
-use crate::commands::archive::{ContentCheck, IfOther, WalCompression};
-use crate::commands::backup::{self, BackupDone, BackupRequest, Naming, WalWait};
+use crate::commands::backup::{self, BackupDone};
 use crate::commands::catalog;
 use crate::commands::progress::Progress;
 use crate::commands::restore::{self, PreparedRestore, REQUEST_BYTES, RestoreDone, RestoreRequest};
-use crate::commands::wal_archive::{WalArchiveRequest, wal_archive};
-use crate::commands::wal_restore::{BackupHistories, PartialPolicy, WalRestoreRequest, wal_restore};
+use crate::commands::wal_archive::wal_archive;
+use crate::commands::wal_restore::wal_restore;
 use crate::domain::lsn::Lsn;
 use crate::domain::segment::SegmentSize;
 use crate::error::{Error, ErrorKind, Result};
-use crate::postgres::configuration::Form;
-use crate::postgres::conninfo::Conninfo;
 use crate::postgres::{os_user, settings};
 
 /// What surrounds a call: read once in `main`, passed down from there.
@@ -65,29 +63,13 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
             let archive =
                 open(&settings.store, around.environment, Traffic { upload: bytes, download: bytes, writes: true })
                     .await?;
-            let compression = wal_compression(settings.wal_compression);
-            let request = WalArchiveRequest {
-                path: args.path,
-                compression,
-                if_other: IfOther::Refuse,
-                check: ContentCheck::Checked,
-            };
-            wal_archive(&archive, &request).await.map(drop)
+            wal_archive(&archive, &native_requests::wal_archive(args, &settings)).await.map(drop)
         }),
         Command::WalRestore(args) => single_threaded()?.block_on(async {
             let download = SegmentSize::MAX.bytes();
             let archive =
                 open(&settings.store, around.environment, Traffic { upload: 0, download, writes: false }).await?;
-            let request = WalRestoreRequest {
-                name: args.name,
-                destination: args.destination,
-                expected: Some(settings.wal_compression.codec),
-                partial: PartialPolicy::LastResort,
-                backup_histories: BackupHistories::Restored,
-                check: ContentCheck::Checked,
-                spool: None,
-            };
-            wal_restore(&archive, &request).await
+            wal_restore(&archive, &native_requests::wal_restore(args, &settings)).await
         }),
         Command::Backup(args) => multi_threaded()?.block_on(take_backup(&settings, args, around, out)),
         Command::Restore(args) => multi_threaded()?.block_on(restore_backup(&settings, *args, around, out)),
@@ -114,28 +96,7 @@ async fn take_backup(
     let archive =
         open(&settings.store, around.environment, Traffic { upload: args.part_size_bytes, download: 0, writes: true })
             .await?;
-    let request = BackupRequest {
-        conninfo: Conninfo::resolve(args.dbname.as_deref(), &as_libpq_sees_it(around.environment))?,
-        pgdata: args.pgdata,
-        name: args.name,
-        naming: Naming::in_utc(around.now),
-        jobs: args.jobs,
-        compression: args.compression.codec,
-        level: args.compression.level,
-        wal_compression: wal_compression(settings.wal_compression),
-        fast: args.fast,
-        max_rate_bytes_per_s: args.max_rate_bytes,
-        part_size_bytes: usize::try_from(args.part_size_bytes)
-            .map_err(|_| Error::usage("the part size is larger than this machine's memory"))?,
-        has_loose_rate: false,
-        part_memory_bytes: None,
-        max_tar_bytes: None,
-        configuration: Form::FitForCopy,
-        with_logs: true,
-        wal: WalWait::Store,
-        wal_timeout: args.wal_timeout,
-        now: around.now,
-    };
+    let request = native_requests::backup(args, settings, &as_libpq_sees_it(around.environment), around.now)?;
     let progress = Arc::new(Progress::default());
     let drawing = around.screen.draw(Arc::clone(&progress));
     let outcome = backup::backup(&archive, request, progress).await;
@@ -257,10 +218,6 @@ fn plan_view(prepared: &PreparedRestore, request: &RestoreRequest) -> PlanView {
         checks: prepared.checks.clone(),
         warnings: plan.warnings.clone(),
     }
-}
-
-fn wal_compression(choice: CompressionChoice) -> WalCompression {
-    WalCompression { codec: choice.codec, level: choice.level }
 }
 
 /// One file at a time needs no threads, and starting them costs more than the file.

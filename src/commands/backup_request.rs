@@ -18,7 +18,7 @@ use crate::postgres::conninfo::Conninfo;
 pub const FRUGAL_MEMORY_PER_JOB_BYTES: usize = 42 << 20;
 
 /// What a backup is asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupRequest {
     /// How to reach the server.
     pub conninfo: Conninfo,
@@ -71,7 +71,7 @@ pub enum WalWait {
 }
 
 /// What a backup calls itself, on the server and in the catalogue.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Naming {
     /// What the clock shows when the backup is taken; the first id that is tried.
     pub clock: NaiveDateTime,

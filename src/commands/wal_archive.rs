@@ -7,7 +7,7 @@ use crate::domain::segment::WalFileName;
 use crate::error::{Error, Result};
 
 /// What `archive_command` asks for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalArchiveRequest {
     /// The file, as PostgreSQL's `%p` gives it; its last component is the WAL name.
     pub path: PathBuf,

@@ -23,7 +23,7 @@ const NEIGHBOURS_GRACE: Duration = Duration::from_secs(15);
 const NEIGHBOURS_MAX: usize = 255;
 
 /// What `restore_command` asks for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalRestoreRequest {
     /// The WAL name, as PostgreSQL's `%f` gives it.
     pub name: WalFileName,

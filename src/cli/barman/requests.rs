@@ -106,7 +106,7 @@ fn retry_timeout_s(env: &BTreeMap<String, String>) -> Result<Option<u64>> {
 
 /// What is remembered about a server goes where temporary files go: on a read-only root file system there may be no
 /// other place to write to.
-fn cache_dir(env: &BTreeMap<String, String>) -> PathBuf {
+pub(super) fn cache_dir(env: &BTreeMap<String, String>) -> PathBuf {
     let temporary = env.get("TMPDIR").filter(|path| !path.is_empty()).map_or("/tmp", String::as_str);
     PathBuf::from(temporary).join(format!("barback-{}", rustix::process::geteuid().as_raw()))
 }

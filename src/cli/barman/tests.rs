@@ -5,6 +5,7 @@
 mod cloudnativepg;
 mod properties;
 mod recorded;
+mod same_job;
 
 use std::ffi::OsString;
 
