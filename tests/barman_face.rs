@@ -125,7 +125,7 @@ fn a_segment_costs_one_request_to_archive_two_to_restore_and_one_to_know_that_it
     }
 }
 
-/// As CloudNativePG runs it: a user without a name, a root file system that nobody can write to.
+/// As `CloudNativePG` runs it: a user without a name, a root file system that nobody can write to.
 #[test]
 fn nothing_is_written_but_where_it_may_be_and_no_user_name_is_needed() {
     let unshared = Command::new("unshare").args(["--mount", "true"]).output();
@@ -168,7 +168,8 @@ fn nothing_is_written_but_where_it_may_be_and_no_user_name_is_needed() {
 /// `--cloud-provider` and URL of a store, as Barman takes them; none where Barman has no such store.
 fn place(store: &TestStore) -> Option<(&'static str, String)> {
     let url = store.url();
-    let provider = match url.split("://").next().unwrap() {
+    let (scheme, _) = url.split_once("://")?;
+    let provider = match scheme {
         "s3" => "aws-s3",
         "gs" => "google-cloud-storage",
         "http" | "https" | "az" => "azure-blob-storage",

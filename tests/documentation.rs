@@ -190,9 +190,37 @@ fn every_setting_and_flag_is_documented_and_no_other() {
     let documented = flags(&configuration);
     let missing: Vec<_> = known.difference(&documented).collect();
     assert!(missing.is_empty(), "docs/configuration.md does not say what {missing:?} do");
-    for document in Document::all().iter().filter(|document| !document.name.starts_with("docs/decisions/")) {
+    // The page about Barman's options has a test of its own.
+    let is_ours = |name: &str| !name.starts_with("docs/decisions/") && name != "docs/compatibility.md";
+    for document in Document::all().iter().filter(|document| is_ours(&document.name)) {
         let unknown: Vec<_> = flags_of_barback(&document.text).filter(|flag| !known.contains(flag)).collect();
         assert!(unknown.is_empty(), "{} names flags that do not exist: {unknown:?}", document.name);
+    }
+}
+
+#[test]
+fn every_option_of_the_second_face_has_its_row_and_no_other() {
+    let page = Document::read("docs/compatibility.md").text;
+    let options = page.split_once("## Every option").expect("the page lists them").1;
+    let sections: Vec<(&str, &str)> = options.split("### ").filter_map(|section| section.split_once('\n')).collect();
+    let of = |name: &str| {
+        sections.iter().filter(|(heading, _)| heading.contains(name)).map(|(_, text)| *text).collect::<String>()
+    };
+    let common = of("All commands");
+    for command in harness::BARMAN_COMMANDS {
+        let name = format!("`barman-cloud-{command}`");
+        let help = barback(&[format!("barman-cloud-{command}"), "--help".to_owned()]).success().stdout;
+        let usage: String = help.lines().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+        let known = flags(&help.replace(&usage, ""));
+        let rows: String = [common.as_str(), &of(&name)].concat();
+        let listed: String =
+            rows.lines().filter_map(|row| row.strip_prefix("| ")?.split(" | ").next()).collect::<Vec<_>>().join(" ");
+        let documented = flags(&listed);
+        assert!(!of(&name).is_empty(), "docs/compatibility.md has no section of {name}");
+        let missing: Vec<_> = known.difference(&documented).collect();
+        assert!(missing.is_empty(), "docs/compatibility.md does not say of {name} what {missing:?} do");
+        let unknown: Vec<_> = documented.difference(&known).collect();
+        assert!(unknown.is_empty(), "docs/compatibility.md says of {name} what does not exist: {unknown:?}");
     }
 }
 
@@ -363,7 +391,18 @@ fn anchor_of(heading: &str) -> String {
 }
 
 fn flags_of_every_command() -> BTreeSet<String> {
-    let commands = ["", "wal-archive", "wal-restore", "backup", "restore", "list", "show", "completions", "version"];
+    let commands = [
+        "",
+        "wal-archive",
+        "wal-restore",
+        "backup",
+        "restore",
+        "list",
+        "show",
+        "completions",
+        "install-links",
+        "version",
+    ];
     let top = barback(&["--help"]).success().stdout;
     for line in top.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty()) {
         let command = line.split_whitespace().next().unwrap();

@@ -127,7 +127,7 @@ pub(super) enum Words {
         #[arg(value_name = "SHELL")]
         shell: Shell,
     },
-    /// Make links under the names of Barman's cloud commands, to which this program answers as they do
+    /// Make links under the names of Barman's cloud commands
     #[command(after_help = "Example:\n  barback install-links /usr/local/bin\n\n\
                             Nine links barman-cloud-*. A file of that name that is no link to barback is left alone, and \
                             then none is made.")]
