@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::commands::archive::Archive;
+use crate::commands::backup_records::prove_bucket;
 use crate::commands::catalog;
 use crate::commands::extract::Modes;
 use crate::commands::interrupt::Interrupt;
@@ -119,8 +120,11 @@ pub async fn lay_down(
 /// One backup that is named by its id is read alone: what is wrong with others does not concern it.
 async fn choose(archive: &Archive, request: &LayDownRequest) -> Result<Backup, LayDownFailure> {
     if let Wanted::Id(id) = &request.wanted {
-        let found = catalog::read(archive, id).await?;
-        return found.ok_or_else(|| Refusal::NoSuchBackup(id.clone()).into());
+        let Some(backup) = catalog::read(archive, id).await? else {
+            prove_bucket(archive).await?;
+            return Err(Refusal::NoSuchBackup(id.clone()).into());
+        };
+        return Ok(backup);
     }
     let loaded = catalog::load(archive).await?;
     for (id, error) in &loaded.unreadable {
@@ -157,7 +161,10 @@ fn map_tablespaces(backup: &Backup, request: &LayDownRequest) -> Result<Vec<(Tab
 fn resolved(path: &Path) -> PathBuf {
     let there = path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
     match there {
-        Some((ancestor, real)) => path.strip_prefix(ancestor).map_or_else(|_| path.to_owned(), |rest| real.join(rest)),
+        // Part by part: joined with nothing, a path would end in a slash, and so would the link to it.
+        Some((ancestor, real)) => path
+            .strip_prefix(ancestor)
+            .map_or_else(|_| path.to_owned(), |rest| real.components().chain(rest.components()).collect()),
         None => path.to_owned(),
     }
 }

@@ -117,9 +117,7 @@ impl Run<'_> {
         let Some(path) = hook::wal_file(self.around.environment)?.or_else(|| words.path.clone()) else {
             return Err(Stop::failed("the following arguments are required: wal_path"));
         };
-        let shown = path.to_string_lossy();
-        // What follows the last slash, as Python's basename has it: nothing, where a slash is the last.
-        let name = wal_name(shown.rsplit('/').next().unwrap_or_default(), &shown)?;
+        let name = wal_name(&path.to_string_lossy())?;
         // The time a request may take is sized by what it moves; a file that cannot be looked at fails later.
         let bytes = std::fs::metadata(&path).map_or(SegmentSize::MAX.bytes(), |facts| facts.len());
         let traffic = Traffic { upload: bytes, download: bytes, writes: true };
@@ -132,16 +130,19 @@ impl Run<'_> {
     }
 
     async fn restore_wal(&self, words: &call::WalRestore) -> Result<(), Stop> {
-        let name = wal_name(&words.name, &words.name)?;
+        let name = wal_name(&words.name)?;
         let traffic = Traffic { upload: 0, download: SegmentSize::MAX.bytes(), writes: false };
         let store = self.store(retry::RESTORE_S)?;
         let identity = identity(&store, self.around.environment)?;
         let Some(archive) = self.open_with(store, traffic).await? else { return Ok(()) };
+        let absent = || Stop::failed(format!("WAL file {} for server {} does not exist", words.name, self.call.server));
+        // A path passes as a name with Barman 3.19.1, but no object has one.
+        if words.name.contains('/') {
+            return Err(absent());
+        }
         let request = requests::wal_restore(words, name, identity, self.quirks);
         wal_restore(&archive, &request).await.map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                Stop::failed(format!("WAL file {} for server {} does not exist", words.name, self.call.server))
-            }
+            ErrorKind::NotFound => absent(),
             _ => error.into(),
         })
     }
@@ -220,8 +221,10 @@ async fn probe(archive: &Archive) -> Result<bool, Stop> {
     }
 }
 
-fn wal_name(name: &str, shown: &str) -> Result<WalFileName, Stop> {
-    name.parse().map_err(|_| Stop::usage(format!("{shown} is an invalid name for a WAL file")))
+/// The name behind the last slash of `path`, as Python's basename has it: none where a slash is the last.
+fn wal_name(path: &str) -> Result<WalFileName, Stop> {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    name.parse().map_err(|_| Stop::usage(format!("{path} is an invalid name for a WAL file")))
 }
 
 fn given<T>(answer: Answer<T>) -> Result<T, Stop> {
