@@ -36,6 +36,12 @@ pub fn objects(server: &S3Server) -> String {
     all.lines().filter(|line| !line.contains("/barback/")).collect::<Vec<_>>().join("\n")
 }
 
+/// The keys of the same objects, one a line.
+pub fn keys(server: &S3Server) -> String {
+    let keys = server.keys();
+    keys.iter().filter(|key| !key.contains("/barback/")).map(String::as_str).collect::<Vec<_>>().join("\n")
+}
+
 /// Copies a directory with all that is in it.
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

@@ -27,11 +27,20 @@ fn nothing_there_is_told_from_something_wrong() {
     }
     duel.same("backup-show", &["s3://bkt/pfx", "main", "noname"]);
     duel.same("backup-show", &["s3://bkt/pfx", "main", "last"]);
-    duel.same("backup-keep", &["--target", "full", "s3://bkt/pfx", "main", "20260101T000000"]);
+    duel.alike("backup-keep", &["--target", "full", "s3://bkt/pfx", "main", "20260101T000000"]);
     duel.same("backup-keep", &["-r", "s3://bkt/pfx", "main", "20260101T000000"]);
     duel.same("backup-delete", &["-r", "REDUNDANCY 1", "s3://bkt/pfx", "main"]);
     duel.same("restore", &["s3://bkt/pfx", "main", "auto", "to"]);
-    duel.same("restore", &["--target-tli", "latest", "s3://bkt/pfx", "main", "auto", "to"]);
+    for target in [
+        ["--target-tli", "1"],
+        ["--target-tli", "current"],
+        ["--target-time", "noon"],
+        ["--target-lsn", "x"],
+        ["--tablespace", "a:/b"],
+    ] {
+        duel.same("restore", &[&target[..], &["s3://bkt/pfx", "main", "auto", "to"]].concat());
+    }
+    duel.same("wal-restore", &["-p", "-1", "s3://bkt/pfx", "main", "000000010000000000000009", "to"]);
     tests_of_the_connection(&mut duel, Words::Same, &[], 0);
     duel.end();
 }

@@ -1,6 +1,6 @@
 //! One command, both programs: what a script can see of each, side by side, and every difference collected.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -93,7 +93,11 @@ impl<'a> Duel<'a> {
         for seen in [&mut expected, &mut found] {
             match words {
                 Words::Same => (),
-                Words::Heads => seen.said.iter_mut().for_each(|message| *message = head(message)),
+                Words::Heads => {
+                    // Barman has no hints.
+                    seen.said.retain(|message| !message.starts_with("HINT: "));
+                    seen.said.iter_mut().for_each(|message| *message = head(message));
+                }
                 Words::Any => seen.said.clear(),
             }
         }
@@ -106,7 +110,11 @@ impl<'a> Duel<'a> {
             note(&mut text, "exit code", &expected.code, &found.code);
             note(&mut text, "stdout", &expected.out, &found.out);
             note(&mut text, "stderr", &expected.said, &found.said);
-            note(&mut text, "left behind", &expected.left, &found.left);
+            let [theirs_only, ours_only] = [(&expected, &found), (&found, &expected)].map(|(one, other)| {
+                let others: BTreeSet<&str> = other.left.lines().collect();
+                one.left.lines().filter(|line| !others.contains(line)).collect::<Vec<_>>()
+            });
+            note(&mut text, "left behind", &theirs_only, &ours_only);
             self.differences.push(text);
         }
         theirs
@@ -196,7 +204,8 @@ fn without_clock(line: &str) -> String {
 
 /// `ERROR: Barman cloud restore exception: what a library said` without the library.
 fn head(message: &str) -> String {
-    message.split(": ").take(2).collect::<Vec<_>>().join(": ")
+    let head = message.split(": ").take(2).collect::<Vec<_>>().join(": ");
+    head.split(" (").next().unwrap_or_default().to_owned()
 }
 
 /// Every file below `directory` with its length and a digest, one a line: the state of a bucket or a directory.
