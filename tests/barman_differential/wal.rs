@@ -178,7 +178,9 @@ fn a_spool_that_cannot_be_used_keeps_barman_from_delivering_and_not_us() {
 #[test]
 fn an_archive_call_may_be_repeated_and_other_content_replaces_only_where_asked() {
     let server = S3Server::start();
-    let Some(duel) = Duel::new(server.env()) else { return };
+    // s3s-fs hangs up after it refused an object, at times under the request that follows on the same connection.
+    let patient = [("BARBACK_RETRY_TIMEOUT_S".to_owned(), "5".to_owned())];
+    let Some(duel) = Duel::new(server.env().into_iter().chain(patient).collect()) else { return };
     let name = "000000010000000000000005";
     let archive = [&["--gzip"], &PLACE[..], &[name]].concat();
     let write = |seed| duel.dir.write(name, segment(name, 1, Filling::Compressible, seed));
