@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help all build demo test bench memory deny install clean
+.PHONY: help all build demo test bench memory peers deny install clean
 
 all: build
 
@@ -25,6 +25,9 @@ bench: ## the Criterion benches
 
 memory: ## peak memory and wall time of a 3 GB backup and restore on MinIO (a few minutes, 15 GB in /tmp)
 	@tools/memory.sh
+
+peers: ## archiving and restoring WAL beside Barman, interleaved: time, CPU, memory, stored bytes (some five minutes)
+	@benches/peers/wal.sh
 
 deny: ## licences, advisories and sources of dependencies (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is not installed: cargo install --locked cargo-deny' >&2; exit 1; }

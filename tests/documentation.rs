@@ -225,6 +225,23 @@ fn every_option_of_the_second_face_has_its_row_and_no_other() {
 }
 
 #[test]
+fn every_difference_from_barman_names_a_test_that_there_is() {
+    let page = Document::read("docs/compatibility.md").text;
+    let rows: Vec<&str> = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| what |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    let tests = [sources(&at("tests")), sources(&at("src"))].concat();
+    for row in &rows {
+        let test = row.trim_end_matches(" |").rsplit("| ").next().unwrap().trim_matches('`');
+        assert!(tests.contains(&format!("fn {test}()")), "there is no test \"{test}\" of: {row}");
+    }
+    assert!(rows.len() > 20, "{rows:?}");
+}
+
+#[test]
 fn every_message_the_operations_page_explains_is_one_of_ours() {
     let source = sources(&at("src"));
     let operations = Document::read("docs/operations.md").text;
