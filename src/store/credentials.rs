@@ -25,6 +25,8 @@ pub(super) struct Chain {
     provider: Option<SharedCredentialsProvider>,
     region: Option<String>,
     current: Mutex<Option<Credentials>>,
+    /// Whether a profile is asked for, by option or by `AWS_PROFILE`.
+    names_profile: bool,
 }
 
 impl Chain {
@@ -33,7 +35,7 @@ impl Chain {
     /// A `profile` that is asked for is the only source, as in the AWS tools: keys that happen to be in the environment
     /// are another account's. Without one the usual order holds: variables, `AWS_PROFILE` or the default profile,
     /// services nearby.
-    pub(super) async fn load(profile: Option<String>, region: Option<String>) -> Self {
+    pub(super) async fn load(profile: Option<String>, region: Option<String>, names_profile: bool) -> Self {
         let client = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
             .build_https();
@@ -54,7 +56,17 @@ impl Chain {
                 Some(SharedCredentialsProvider::new(only))
             }
         };
-        Self { provider, region: config.region().map(ToString::to_string), current: Mutex::new(None) }
+        let region = config.region().map(ToString::to_string);
+        Self { provider, region, current: Mutex::new(None), names_profile }
+    }
+
+    /// Where nothing gives credentials and nobody named a profile, the chain's error is a list of all it looked at; the AWS
+    /// tools say it shorter.
+    fn explained(&self, error: CredentialsError) -> Box<dyn std::error::Error + Send + Sync> {
+        match error {
+            CredentialsError::CredentialsNotLoaded(_) if !self.names_profile => "Unable to locate credentials".into(),
+            error => error.into(),
+        }
     }
 
     /// The region the configuration names.
@@ -73,7 +85,7 @@ impl CredentialProvider for Chain {
         if !current.as_ref().is_some_and(is_fresh) {
             let provider = self.provider.as_ref().ok_or_else(|| failed("no AWS credentials are configured".into()))?;
             let provided = provider.provide_credentials().await;
-            *current = Some(provided.map_err(|error| failed(without_attempts(error)))?);
+            *current = Some(provided.map_err(|error| failed(self.explained(error)))?);
         }
         let credentials = current.as_ref().expect("just filled");
         Ok(Arc::new(AwsCredential {
@@ -81,14 +93,6 @@ impl CredentialProvider for Chain {
             secret_key: credentials.secret_access_key().to_owned(),
             token: credentials.session_token().map(str::to_owned),
         }))
-    }
-}
-
-/// Where there are none at all, the chain's error is a list of everything that was looked at; the AWS tools say so.
-fn without_attempts(error: CredentialsError) -> Box<dyn std::error::Error + Send + Sync> {
-    match error {
-        CredentialsError::CredentialsNotLoaded(_) => "Unable to locate credentials".into(),
-        error => error.into(),
     }
 }
 

@@ -185,7 +185,8 @@ async fn with_credentials(
     #[cfg(feature = "aws-profiles")]
     {
         // `AWS_PROFILE` is known to the chain itself.
-        let chain = super::credentials::Chain::load(options.aws_profile.clone(), region.clone()).await;
+        let chain =
+            super::credentials::Chain::load(options.aws_profile.clone(), region.clone(), profile.is_some()).await;
         let region = region.or_else(|| chain.region());
         Ok((builder.with_credentials(Arc::new(chain)), region))
     }
