@@ -82,8 +82,27 @@ fn an_answer_that_could_not_be_had_can_stop_recovery() {
     s3.refuse_all(503);
     restore().run().expect_code(4);
     restore().env("BARBACK_BARMAN_UNKNOWN_EXIT", "255").run().expect_code(255);
+    // A code that would tell PostgreSQL that all is well, or that the WAL ends here.
+    let wrong = restore().env("BARBACK_BARMAN_UNKNOWN_EXIT", "0").run().expect_code(255);
+    assert!(wrong.stderr.contains("is no exit code from 126 to 255"), "{}", wrong.stderr);
     s3.heal();
     restore().env("BARBACK_BARMAN_UNKNOWN_EXIT", "255").run().expect_code(1);
+    let misspelled = restore().arg("--bogus").env("BARBACK_BARMAN_UNKNOWN_EXIT", "255");
+    misspelled.run().expect_code(255);
+}
+
+#[test]
+fn a_listing_as_json_reads_no_keeps() {
+    let (dir, s3) = (TestDir::new(), S3Server::start());
+    let info = s3.object("pfx/main/base/20260101T000000/backup.info");
+    std::fs::create_dir_all(info.parent().unwrap()).unwrap();
+    std::fs::write(&info, "status=DONE\n").unwrap();
+    for (format, requests) in [("json", 2), ("console", 4)] {
+        s3.forget_requests();
+        let list = barback(&["barman-cloud-backup-list", "--format", format, "s3://bkt/pfx", "main"]);
+        list.envs(&s3.env()).in_dir(dir.path()).success();
+        assert_eq!(s3.requests().len(), requests, "{format}: {:?}", s3.requests());
+    }
 }
 
 #[test]

@@ -154,7 +154,7 @@ impl Visit for Line {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -181,8 +181,15 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Usage);
     }
 
+    /// What a log wrote.
     #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
+    pub(in crate::cli) struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Captured {
+        pub(in crate::cli) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl Write for Captured {
         fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
@@ -206,8 +213,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(attempt = 2, key = "a/b", "could not reach the store:\nconnection refused");
         });
-        let bytes = captured.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        captured.text()
     }
 
     #[test]

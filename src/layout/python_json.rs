@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::layout::python_literal::Literal;
 
-/// Appends `text` as a JSON string. ASCII only, as Python writes by default: everything else becomes `\uXXXX`, beyond the
-/// basic plane in two halves.
+/// Appends `text` as a JSON string. ASCII only, as Python writes by default: everything else becomes `\u` and four digits, beyond
+/// the basic plane twice.
 pub fn write_str(json: &mut String, text: &str) {
     json.push('"');
     for letter in text.chars() {

@@ -97,24 +97,8 @@ impl Visit for Text {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Captured {
-        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(text);
-            Ok(text.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::cli::log::tests::Captured;
 
     #[test]
     fn a_line_has_barman_s_form() {
@@ -129,8 +113,7 @@ mod tests {
             tracing::warn!("first\nHINT: second\r\x1b[2J");
             tracing::error!(attempt = 2, "third");
         });
-        let bytes = captured.0.lock().unwrap().clone();
-        let text = String::from_utf8(bytes).unwrap();
+        let text = captured.text();
         let lines: Vec<&str> = text.lines().collect();
         let (time, rest) = lines[0].split_at(23);
         assert!(chrono::NaiveDateTime::parse_from_str(time, "%Y-%m-%d %H:%M:%S,%3f").is_ok(), "{time}");

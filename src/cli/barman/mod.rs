@@ -48,17 +48,22 @@ pub fn called(argv: &[OsString]) -> Option<(Program, &[OsString])> {
 /// Reads the words, carries the call out, prints, and returns the exit code.
 pub fn answer(program: Program, words: &[OsString], environment: &BTreeMap<String, String>, out: &mut dyn Write) -> u8 {
     let columns = environment.get("COLUMNS").and_then(|text| text.parse().ok());
-    match call::parse(Asked { program, name: program.name(), columns }, words) {
-        Ok(call) => start(&call, environment, out),
-        Err(exit) => print(&exit, out),
+    let screen = Screen::new(false);
+    let parsed = call::parse(Asked { program, name: program.name(), columns }, words);
+    if let Err(error) = log::init(parsed.as_ref().map_or(0, |call| call.verbosity), &screen) {
+        drop(writeln!(stderr(), "{error}"));
+        return ending::OTHER;
     }
+    let code = match parsed {
+        Ok(call) => start(&call, &screen, environment, out),
+        Err(exit) => print(&exit, out),
+    };
+    // Whatever kept us from finding out proves nothing about the archive, the words included.
+    let is_unknown = program == Program::WalRestore && code > ending::FAILED;
+    if is_unknown { unknown_exit(environment).unwrap_or(code) } else { code }
 }
 
-fn start(call: &Call, environment: &BTreeMap<String, String>, out: &mut dyn Write) -> u8 {
-    let screen = Screen::new(false);
-    if let Err(error) = log::init(call.verbosity, &screen) {
-        return refuse(&error.to_string());
-    }
+fn start(call: &Call, screen: &Screen, environment: &BTreeMap<String, String>, out: &mut dyn Write) -> u8 {
     let quirks = match Quirks::from_env(environment) {
         Ok(quirks) => quirks,
         Err(error) => {
@@ -66,8 +71,7 @@ fn start(call: &Call, environment: &BTreeMap<String, String>, out: &mut dyn Writ
             return ending::USAGE;
         }
     };
-    let around =
-        Surroundings { environment, now: chrono::Utc::now(), screen: &screen, charts: (false, stderr().is_terminal()) };
+    let around = Surroundings { environment, now: chrono::Utc::now(), screen, charts: (false, stderr().is_terminal()) };
     run::run(call, quirks, &around, out)
 }
 
@@ -79,17 +83,27 @@ fn print(exit: &Exit, out: &mut dyn Write) -> u8 {
             return ending::DONE;
         }
         Exit::Usage { stderr: text } | Exit::Bare { stderr: text } => drop(stderr().write_all(text.as_bytes())),
-        Exit::Logged { message } => {
-            // Only errors of the words come here, and `-qq` silences them as everything else: the log is not set up for
-            // a call that is none.
-            return refuse(message);
-        }
+        Exit::Logged { message } => tracing::error!("{message}"),
     }
     ending::USAGE
 }
 
-fn refuse(message: &str) -> u8 {
-    let time = chrono::Local::now().format("%Y-%m-%d %H:%M:%S,%3f");
-    drop(writeln!(stderr(), "{time} [{}] ERROR: {message}", std::process::id()));
-    ending::USAGE
+/// The variable that names the exit code of a restore of WAL that could not find out.
+const UNKNOWN_EXIT: &str = "BARBACK_BARMAN_UNKNOWN_EXIT";
+
+/// What the environment asks for in place of Barman's codes 2 to 4: one at which PostgreSQL stops recovery instead of ending
+/// it. A value that is none means the same wish, spelled wrong.
+fn unknown_exit(environment: &BTreeMap<String, String>) -> Option<u8> {
+    let text = environment.get(UNKNOWN_EXIT).filter(|text| !text.is_empty())?;
+    if let Ok(code @ STOPS_RECOVERY..) = text.parse() {
+        return Some(code);
+    }
+    let text = text.escape_debug();
+    tracing::error!(
+        "environment variable {UNKNOWN_EXIT}: \"{text}\" is no exit code from {STOPS_RECOVERY} to 255: 255 is used"
+    );
+    Some(u8::MAX)
 }
+
+/// PostgreSQL takes lower codes of a `restore_command` for the end of the WAL (see [`super::exit_code::of`]).
+const STOPS_RECOVERY: u8 = 126;

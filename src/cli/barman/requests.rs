@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::call::{self, Call, Cloud, KeepAction, Provider, S3Encryption, TargetTimeline, Which};
 use super::quirks::Quirks;
+use crate::cli::config::Layer;
 use crate::cli::invocation::StoreSettings;
 use crate::cli::zone::Zone;
 use crate::commands::archive::{ContentCheck, IfOther, WalCompression};
@@ -39,9 +40,6 @@ pub(super) mod retry {
     pub const TEST_S: u64 = 5;
 }
 
-/// The variable that sets the budget; 0 tries once.
-const RETRY_VARIABLE: &str = "BARBACK_RETRY_TIMEOUT_S";
-
 /// Where a call's objects are and how to get at them.
 ///
 /// Errors: `Usage` with Barman's words for a URL that is none of its provider's, and for encryption options that do not
@@ -52,6 +50,7 @@ pub(super) fn store_settings(
     default_retry_s: u64,
 ) -> Result<StoreSettings> {
     check_url(call.cloud.provider, &call.url)?;
+    let said = Layer::from_env(env)?;
     Ok(StoreSettings {
         url: call.url.clone(),
         server: call.server.clone(),
@@ -60,7 +59,7 @@ pub(super) fn store_settings(
         aws_profile: call.cloud.aws_profile.clone(),
         region: None,
         ca_bundle: None,
-        retry_timeout_s: retry_timeout_s(env)?.unwrap_or(default_retry_s),
+        retry_timeout_s: said.retry_timeout_s.unwrap_or(default_retry_s),
         read_timeout_s: call.cloud.read_timeout_s.and_then(|seconds| u64::try_from(seconds).ok()),
         tags: Vec::new(),
         encryption: encryption(&call.cloud)?,
@@ -69,7 +68,7 @@ pub(super) fn store_settings(
             call::AzureCredential::ManagedIdentity => AzureCredential::ManagedIdentity,
             call::AzureCredential::Default => AzureCredential::Default,
         }),
-        cache_dir: Some(cache_dir(env)),
+        cache_dir: Some(said.cache_dir.unwrap_or_else(|| temporary_dir(env))),
     })
 }
 
@@ -98,22 +97,11 @@ fn encryption(cloud: &Cloud) -> Result<Option<Encryption>> {
     }
 }
 
-fn retry_timeout_s(env: &BTreeMap<String, String>) -> Result<Option<u64>> {
-    let Some(text) = env.get(RETRY_VARIABLE).filter(|text| !text.is_empty()) else { return Ok(None) };
-    let refuse = |_| Error::usage(format!("environment variable {RETRY_VARIABLE}: \"{text}\" is no number of seconds"));
-    text.parse().map(Some).map_err(refuse)
-}
-
-/// What is remembered about a server goes where temporary files go: on a read-only root file system there may be no
+/// What is remembered about a server goes where temporary files go, unless `BARBACK_CACHE_DIR` says where: on a read-only root file system there may be no
 /// other place to write to.
-pub(super) fn cache_dir(env: &BTreeMap<String, String>) -> PathBuf {
+fn temporary_dir(env: &BTreeMap<String, String>) -> PathBuf {
     let temporary = env.get("TMPDIR").filter(|path| !path.is_empty()).map_or("/tmp", String::as_str);
     PathBuf::from(temporary).join(format!("barback-{}", rustix::process::geteuid().as_raw()))
-}
-
-/// The exit code of a restore of WAL that could not find out, where the environment asks for another than 4.
-pub(super) fn unknown_exit(env: &BTreeMap<String, String>) -> Option<u8> {
-    env.get("BARBACK_BARMAN_UNKNOWN_EXIT")?.parse().ok()
 }
 
 /// The tags of a WAL file: a timeline history's own where there are any.
@@ -190,10 +178,7 @@ fn content_check(quirks: Quirks) -> ContentCheck {
 
 /// Barman 3.19.1 takes 21 MB where nothing is said: four of them for each job would be more memory than the whole
 /// process may take.
-const PART_SIZE_BYTES: u64 = 10 << 20;
-
-/// S3's largest part.
-const LARGEST_PART_BYTES: u64 = 5 << 30;
+const PART_SIZE_BYTES: usize = 10 << 20;
 
 /// More workers than this only wait for each other.
 const MOST_JOBS: usize = 64;
@@ -216,7 +201,8 @@ pub(super) fn backup(
     let options = [&words.host, &words.port, &words.user].map(Option::as_deref);
     let conninfo = conninfo::of_options(options[0], options[1], options[2], &words.dbname);
     let jobs = words.jobs.clamp(1, MOST_JOBS);
-    let part_size = PART_SIZE_BYTES.max(words.min_chunk_size.unwrap_or(0)).min(LARGEST_PART_BYTES);
+    let part_memory = FRUGAL_MEMORY_PER_JOB_BYTES * jobs.max(LEAST_SHARES);
+    let wanted = usize::try_from(words.min_chunk_size.unwrap_or(0)).unwrap_or(usize::MAX);
     Ok(BackupRequest {
         conninfo: Conninfo::resolve_named(&conninfo, env, APPLICATION_NAME)?,
         pgdata: None,
@@ -230,8 +216,9 @@ pub(super) fn backup(
         fast: words.immediate_checkpoint,
         max_rate_bytes_per_s: words.max_bandwidth,
         has_loose_rate: quirks.loose_bandwidth,
-        part_size_bytes: usize::try_from(part_size).unwrap_or(usize::MAX),
-        part_memory_bytes: Some(FRUGAL_MEMORY_PER_JOB_BYTES * jobs.max(LEAST_SHARES)),
+        // No part is larger than the memory for all of them: the time that a request may take is sized by it.
+        part_size_bytes: PART_SIZE_BYTES.max(wanted).min(part_memory),
+        part_memory_bytes: Some(part_memory),
         max_tar_bytes: Some(words.max_archive_size),
         configuration: Form::AsItIs,
         with_logs: false,

@@ -7,9 +7,11 @@ mod properties;
 mod recorded;
 mod same_job;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::call::{Asked, Call, Exit, Program, parse};
+use super::{UNKNOWN_EXIT, unknown_exit};
 
 /// The width for which usage texts were recorded beside the errors.
 const COLUMNS: usize = 80;
@@ -103,4 +105,13 @@ fn a_bad_tablespace_rule_is_told_by_the_log_unless_only_the_store_is_tested() {
     let line = words("--tablespace b:/c --tablespace a x s latest /d");
     assert_eq!(ask(Program::Restore, &line), Err(Exit::Logged { message: message.to_owned() }));
     assert!(ask(Program::Restore, &[&["-t"], line.as_slice()].concat()).is_ok());
+}
+
+#[test]
+fn a_code_that_would_end_recovery_is_never_taken_for_one_that_stops_it() {
+    let asked = |text: &str| unknown_exit(&BTreeMap::from([(UNKNOWN_EXIT.to_owned(), text.to_owned())]));
+    assert_eq!(unknown_exit(&BTreeMap::new()), None);
+    let answers = ["", "126", "255", "0", "1", "125", "256", "yes"].map(asked);
+    assert_eq!(answers[..3], [None, Some(126), Some(255)]);
+    assert!(answers[3..].iter().all(|answer| *answer == Some(255)), "{answers:?}");
 }

@@ -18,18 +18,18 @@ use crate::commands::wal_restore::{BackupHistories, WalRestoreRequest};
 const PLACE: &str = "s3://bucket/some/path cluster";
 
 fn env() -> BTreeMap<String, String> {
-    let pairs =
-        [("TMPDIR", "/scratch"), ("BARBACK_RETRY_TIMEOUT_S", "90"), ("PGHOST", "/run/pg"), ("USER", "postgres")];
+    let pairs = [
+        ("BARBACK_CACHE_DIR", "/scratch"),
+        ("BARBACK_RETRY_TIMEOUT_S", "90"),
+        ("PGHOST", "/run/pg"),
+        ("USER", "postgres"),
+    ];
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
 fn native(line: &str) -> Run {
     let argv: Vec<OsString> = ["barback"].into_iter().chain(line.split_whitespace()).map(OsString::from).collect();
-    let mut env = env();
-    // Where the other face keeps what it learns.
-    let cache = requests::cache_dir(&env);
-    env.insert("BARBACK_CACHE_DIR".to_owned(), cache.display().to_string());
-    match native::parse(argv, &env, Zone::Host) {
+    match native::parse(argv, &env(), Zone::Host) {
         Ok(Invocation::Run(run)) => *run,
         other => panic!("{line}: {other:?}"),
     }
