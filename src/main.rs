@@ -33,11 +33,9 @@ fn main() -> ExitCode {
             let (caller, format) = (invocation.command.caller(), invocation.settings.log.format);
             end(start(*invocation, &environment), caller, format)
         }
-        Ok(Invocation::Version(format)) => end(output::version(&mut stdout(), format), Caller::Anyone, LogFormat::Text),
-        Ok(Invocation::InstallLinks(directory)) => end(install_links(&directory), Caller::Anyone, LogFormat::Text),
-        Ok(Invocation::Completions(shell)) => {
-            end(native::completions(shell, &mut stdout()), Caller::Anyone, LogFormat::Text)
-        }
+        Ok(Invocation::Version(format)) => end_plainly(output::version(&mut stdout(), format)),
+        Ok(Invocation::InstallLinks(directory)) => end_plainly(install_links(&directory)),
+        Ok(Invocation::Completions(shell)) => end_plainly(native::completions(shell, &mut stdout())),
         Err(exit) => {
             exit.print();
             ExitCode::from(exit.code())
@@ -45,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(invocation: Run, environment: &BTreeMap<String, String>) -> Result<()> {
+fn start(invocation: Run, environment: &BTreeMap<String, String>) -> Result<u8> {
     let screen = Screen::new(invocation.settings.progress);
     log::init(&invocation.settings.log, &screen)?;
     let around = Surroundings {
@@ -63,9 +61,13 @@ fn install_links(directory: &Path) -> Result<()> {
     output::links_installed(&mut stdout(), &links::install(directory, &exe)?)
 }
 
-fn end(outcome: Result<()>, caller: Caller, format: LogFormat) -> ExitCode {
+fn end_plainly(outcome: Result<()>) -> ExitCode {
+    end(outcome.map(|()| exit_code::DONE), Caller::Anyone, LogFormat::Text)
+}
+
+fn end(outcome: Result<u8>, caller: Caller, format: LogFormat) -> ExitCode {
     match outcome {
-        Ok(()) => ExitCode::from(exit_code::DONE),
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             log::report(&error, "barback", format, &mut stderr());
             ExitCode::from(exit_code::of(error.kind(), caller))

@@ -12,6 +12,8 @@ pub const STORE: u8 = 2;
 pub const USAGE: u8 = 3;
 /// Anything else: wrong cluster, corrupt bytes, local disk, PostgreSQL.
 pub const FAILED: u8 = 4;
+/// The store or this host failed, so that nothing was learned about what was to be looked at.
+pub const INCONCLUSIVE: u8 = 5;
 /// Only `wal-restore`: we could not find out whether the segment exists.
 pub const UNKNOWN: u8 = 255;
 

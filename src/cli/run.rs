@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::cli::exit_code;
 use crate::cli::invocation::{self, BackupArgs, Command, RestoreArgs, Settings};
 use crate::cli::native_requests;
 use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, Style, TargetView, WindowView};
@@ -51,12 +52,12 @@ impl Surroundings<'_> {
 /// Threads that move bytes between sockets and workers; the workers themselves are threads of their own.
 const IO_THREADS: usize = 2;
 
-/// Carries a command out and writes its answer to `out`.
+/// Carries a command out and writes its answer to `out`; gives the exit code of an answer, which may be "no".
 ///
 /// Errors: the command's; `Local` when `out` cannot be written.
-pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write) -> Result<()> {
+pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write) -> Result<u8> {
     let settings = run.settings;
-    match run.command {
+    let done = match run.command {
         Command::WalArchive(args) => single_threaded()?.block_on(async {
             // The time a request may take is sized by what it moves; a file that cannot be looked at fails later.
             let bytes = std::fs::metadata(&args.path).map_or(SegmentSize::MAX.bytes(), |facts| facts.len());
@@ -84,7 +85,8 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
             let mut loaded = catalog::load(&archive).await?;
             output::show(out, around.stdout(&settings), loaded.find(&id)?)
         }),
-    }
+    };
+    done.map(|()| exit_code::DONE)
 }
 
 async fn take_backup(

@@ -83,6 +83,8 @@ pub struct Listed {
     pub bytes: u64,
     /// When it was last written, by the store's clock.
     pub modified: DateTime<Utc>,
+    /// What the store calls this content; another content has another, where the store says one at all.
+    pub e_tag: Option<String>,
 }
 
 /// User metadata of an object: short ASCII names and values.
@@ -274,5 +276,5 @@ fn path_of(key: &str) -> Result<ObjectPath> {
 }
 
 fn listed(object: object_store::ObjectMeta) -> Listed {
-    Listed { key: object.location.into(), bytes: object.size, modified: object.last_modified }
+    Listed { key: object.location.into(), bytes: object.size, modified: object.last_modified, e_tag: object.e_tag }
 }
