@@ -119,14 +119,39 @@ pub async fn read_wal(archive: &Archive) -> Result<(WalInventory, BTreeMap<Timel
             }
         })
         .await?;
-    let mut parsed = BTreeMap::new();
-    for (timeline, (key, codec)) in histories {
-        let (content, _) = archive.read_sealed(&key, codec).await?;
-        let unreadable = |_| Error::corrupt(format!("could not read \"{key}\": it is not UTF-8 text"));
-        let text = String::from_utf8(content).map_err(unreadable)?;
-        let history = TimelineHistory::parse(timeline, &text)
-            .map_err(|error| error.context(format!("could not read \"{key}\"")))?;
-        parsed.insert(timeline, history);
+    match read_histories(archive, histories).await? {
+        (parsed, unreadable) if unreadable.is_empty() => Ok((inventory, parsed)),
+        (_, mut unreadable) => Err(unreadable.swap_remove(0).1),
     }
-    Ok((inventory, parsed))
+}
+
+/// Timeline histories, and those that cannot be read, with the reason.
+pub(crate) type Histories = (BTreeMap<TimelineId, TimelineHistory>, Vec<(TimelineId, Error)>);
+
+/// Reads the history files with these keys, one request each.
+pub(crate) async fn read_histories(
+    archive: &Archive,
+    files: BTreeMap<TimelineId, (String, Compression)>,
+) -> Result<Histories> {
+    let (mut parsed, mut unreadable) = (BTreeMap::new(), Vec::new());
+    for (timeline, (key, codec)) in files {
+        match read_history(archive, timeline, &key, codec).await {
+            Ok(history) => drop(parsed.insert(timeline, history)),
+            Err(error) if error.kind() == ErrorKind::Corrupt => unreadable.push((timeline, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((parsed, unreadable))
+}
+
+async fn read_history(
+    archive: &Archive,
+    timeline: TimelineId,
+    key: &str,
+    codec: Compression,
+) -> Result<TimelineHistory> {
+    let (content, _) = archive.read_sealed(key, codec).await?;
+    let unreadable = |_| Error::corrupt(format!("could not read \"{key}\": it is not UTF-8 text"));
+    let text = String::from_utf8(content).map_err(unreadable)?;
+    TimelineHistory::parse(timeline, &text).map_err(|error| error.context(format!("could not read \"{key}\"")))
 }

@@ -21,6 +21,7 @@ mod prefetch;
 pub mod progress;
 pub mod restore;
 pub mod spool;
+pub mod survey;
 pub mod target_directory;
 mod unpack;
 pub mod wal_archive;

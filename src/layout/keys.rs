@@ -145,6 +145,21 @@ impl ServerPrefix {
         format!("{self}barback/create-only-probe")
     }
 
+    /// The prefix of everything that is barback's own, beside Barman's `base/` and `wals/`: `P/S/barback/`.
+    pub fn ours(&self) -> String {
+        format!("{self}barback/")
+    }
+
+    /// The key of the cache of the catalogue's small objects: `P/S/barback/catalogue.json.zst`.
+    pub fn catalog_cache(&self) -> String {
+        format!("{self}barback/catalogue.json.zst")
+    }
+
+    /// Where Barman 3.19.1 puts keep annotations when its URL ends in `/`: `P//S/base/`; none when the path is empty.
+    pub fn base_of_slashed_url(&self) -> Option<String> {
+        (!self.path.is_empty()).then(|| format!("{}/{}base/", self.path, self.server))
+    }
+
     /// The WAL file `key` holds; none for anything that is no WAL file in its right directory.
     #[must_use]
     pub fn wal_from_key(&self, key: &str) -> Option<(WalFileName, Compression)> {

@@ -37,7 +37,14 @@ impl Store {
             _ => self.objects.list(Some(&prefix)),
         };
         let describe = |error| self.not_absent(failure::describe("list objects in", directory, error));
-        while let Some(object) = objects.try_next().await.map_err(describe)? {
+        loop {
+            let object = match objects.try_next().await {
+                Ok(Some(object)) => object,
+                Ok(None) => break,
+                // None of its objects can be called so.
+                Err(error) if failure::no_such_name(&error) => break,
+                Err(error) => return Err(describe(error)),
+            };
             let is_before = after.is_some_and(|after| object.location.as_ref() <= after);
             if !is_before && !each(listed(object)) {
                 break;
