@@ -8,6 +8,7 @@ use crate::domain::backup::{Backup, BackupStatus};
 use crate::domain::catalog::Catalog;
 use crate::domain::lsn::Lsn;
 use crate::domain::recovery_target::{RecoveryTarget, TargetRequest, TargetTimeline, postgresql_time};
+use crate::domain::restorable::{Unreachable, bounds_of, reach_along};
 use crate::domain::timeline::{TimelineHistory, TimelineId};
 use crate::domain::window::{Reach, RecoveryWindow, WalInventory};
 use crate::error::{Error, ErrorKind, Result};
@@ -238,39 +239,17 @@ impl PlanInput {
         path: Option<&TimelineHistory>,
     ) -> std::result::Result<Candidate<'a>, Unfit<'a>> {
         let unfit = |why: String| Unfit { backup, why, damaged: true };
-        if backup.status != BackupStatus::Done {
-            return Err(unfit(format!("it is {}, not DONE", backup.status)));
-        }
-        let (Some(timeline), Some(begin), Some(end), Some(segment), Some(end_time), true) = (
-            backup.timeline,
-            backup.begin_lsn,
-            backup.end_lsn,
-            backup.begin_segment,
-            backup.end_time,
-            backup.is_restorable(),
-        ) else {
-            return Err(unfit("it does not say where it begins and ends".to_owned()));
-        };
-        let size = backup.segment_size;
-        if segment.timeline != timeline || segment.number(size) != size.segment_of(begin) || end < begin {
-            return Err(unfit(format!(
-                "it contradicts itself: begin LSN {begin}, end LSN {end}, begin segment \"{segment}\", \
-                 timeline {timeline}, segments of {} bytes",
-                size.bytes()
-            )));
-        }
+        let bounds = bounds_of(backup).map_err(unfit)?;
         let path = match path {
             Some(path) => path.clone(),
-            None => self.path_to(timeline).map_err(|error| unfit(error.to_string()))?,
+            None => self.path_to(bounds.timeline).map_err(|error| unfit(error.to_string()))?,
         };
-        check_on_path(backup, &path, (begin, end)).map_err(|why| Unfit { backup, why, damaged: false })?;
-        match self.inventory.recoverable_from(backup, &path) {
-            Some(reach) if reach.complete_to_end_of_backup => {
-                Ok(Candidate { backup, end_time: end_time.to_utc(), end_lsn: end, path, reach })
-            }
-            Some(reach) => Err(unfit(format!("segment \"{}\", which it needs, is not in the archive", reach.next))),
-            None => Err(unfit(format!("timeline {timeline} is not on the path to timeline {}", path.timeline))),
-        }
+        let reach = reach_along(backup, &bounds, &path, &self.inventory).map_err(|objection| Unfit {
+            backup,
+            damaged: matches!(objection, Unreachable::Incomplete(_)),
+            why: objection.into_words(),
+        })?;
+        Ok(Candidate { backup, end_time: bounds.end_time, end_lsn: bounds.end, path, reach })
     }
 
     /// What keeps `candidate` from leading to the target; none when nothing does.
@@ -461,28 +440,6 @@ fn window_of(candidates: &[Candidate]) -> Option<RecoveryWindow> {
     let furthest = candidates.iter().max_by_key(|candidate| (candidate.reach.lsn, candidate.reach.modified))?;
     let to = furthest.window();
     Some(RecoveryWindow { to_time: to.to_time, to_lsn: to.to_lsn, ..oldest.window() })
-}
-
-/// Refuses a backup whose WAL, from begin to end, is not all on the path.
-fn check_on_path(backup: &Backup, path: &TimelineHistory, (begin, end): (Lsn, Lsn)) -> std::result::Result<(), String> {
-    let legs = path.legs();
-    // A standby may change timelines during a backup: it then ends on another one than it began on.
-    for timeline in backup.timeline.into_iter().chain(backup.end_segment.map(|segment| segment.timeline)) {
-        let Some(leg) = legs.iter().find(|leg| leg.timeline == timeline) else {
-            return Err(format!("timeline {timeline} is not on the path to timeline {}", path.timeline));
-        };
-        if backup.timeline == Some(timeline) && begin < leg.begin {
-            return Err(format!("it begins at LSN {begin}, before timeline {timeline} does at LSN {}", leg.begin));
-        }
-        let last = backup.end_segment.map_or(backup.timeline, |segment| Some(segment.timeline));
-        if let Some(left) = leg.end.filter(|left| if last == Some(timeline) { end > *left } else { begin >= *left }) {
-            return Err(format!(
-                "it ends at LSN {end}, after the path to timeline {} leaves timeline {timeline} at LSN {left}",
-                path.timeline
-            ));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

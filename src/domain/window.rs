@@ -146,15 +146,43 @@ impl WalInventory {
     /// True when any of the segments numbered `from` to `to` of `timeline` is there.
     #[must_use]
     pub fn any_between(&self, timeline: TimelineId, from: u64, to: u64, size: SegmentSize) -> bool {
+        from <= to && self.runs_between(timeline, from, to, size).next().is_some()
+    }
+
+    /// The contiguous runs among the segments numbered `from` to `to` of `timeline`, as first and last number, ascending. Two
+    /// that touch each other where a log ends are given as two.
+    pub fn runs_between(
+        &self,
+        timeline: TimelineId,
+        from: u64,
+        to: u64,
+        size: SegmentSize,
+    ) -> impl Iterator<Item = (u64, u64)> + '_ {
         let per_log = size.segments_per_log();
         let log_of = |number: u64| u32::try_from(number / per_log).unwrap_or(u32::MAX);
         let first = SegmentName { timeline, log: log_of(from), segment: 0 };
-        let last = SegmentName { timeline, log: log_of(to), segment: u32::MAX };
-        from <= to
-            && self.runs.range(first..=last).any(|(name, run)| {
-                let end = name.number(size) - u64::from(name.segment) + u64::from(run.last).min(per_log - 1);
-                u64::from(name.segment) < per_log && name.number(size) <= to && end >= from
-            })
+        let last = SegmentName { timeline, log: log_of(to.max(from)), segment: u32::MAX };
+        self.runs.range(first..=last).filter_map(move |(name, run)| {
+            let end = name.number(size) - u64::from(name.segment) + u64::from(run.last).min(per_log - 1);
+            let run = (name.number(size).max(from), end.min(to));
+            (u64::from(name.segment) < per_log && run.0 <= run.1).then_some(run)
+        })
+    }
+
+    /// The segment size that the names speak for, when they do: a log that is followed by the next one ends with its last
+    /// segment, and no segment of a log can be numbered higher than there are.
+    #[must_use]
+    pub fn likely_segment_size(&self) -> Option<SegmentSize> {
+        let of_last = |last: u32| SegmentSize::new((1_u64 << 32) / (u64::from(last) + 1)).ok();
+        let mut ends = self.runs.iter().filter_map(|(first, run)| {
+            let next = SegmentName { log: first.log.checked_add(1)?, segment: 0, ..*first };
+            self.contains(next).then_some(run.last)
+        });
+        ends.find_map(of_last).or_else(|| {
+            let highest = self.runs.values().map(|run| run.last).max()?;
+            let most = (u64::from(highest) + 1).next_power_of_two();
+            (most > SegmentSize::DEFAULT.segments_per_log()).then(|| of_last(u32::try_from(most - 1).ok()?)).flatten()
+        })
     }
 
     /// Follows the WAL from `backup`'s begin along the path of `history`, until a segment is not there.
@@ -251,14 +279,14 @@ impl WalInventory {
 
 /// The segments, by number, that PostgreSQL first looks for under one timeline's name.
 #[derive(Debug, Clone, Copy)]
-struct Stretch {
-    timeline: TimelineId,
-    first: u64,
-    last: u64,
+pub(crate) struct Stretch {
+    pub(crate) timeline: TimelineId,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
 }
 
 /// The path from timeline `from` to its tip; none when `from` is not on it.
-fn stretches(from: TimelineId, history: &TimelineHistory, size: SegmentSize) -> Option<Vec<Stretch>> {
+pub(crate) fn stretches(from: TimelineId, history: &TimelineHistory, size: SegmentSize) -> Option<Vec<Stretch>> {
     let legs = history.legs();
     let start = legs.iter().position(|leg| leg.timeline == from)?;
     let stretches = legs[start..].iter().filter_map(|leg| {
