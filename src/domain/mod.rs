@@ -8,6 +8,7 @@ pub mod barman_retention;
 pub mod catalog;
 pub mod cluster;
 pub mod compression;
+pub mod finding;
 pub mod lsn;
 pub mod recoverability;
 pub mod recovery_target;
