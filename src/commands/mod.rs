@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod archive;
+pub mod archive_state;
 pub mod backup;
 pub mod backup_records;
 mod backup_request;

@@ -2,6 +2,7 @@
 //!
 //! No async, files, sockets, clock, environment or randomness: time and ids come in as arguments.
 
+pub mod archive_health;
 pub mod backup;
 pub mod barman_choice;
 pub mod barman_retention;
@@ -16,6 +17,7 @@ pub mod restorable;
 pub mod restore_plan;
 pub mod segment;
 pub mod timeline;
+pub mod verification;
 pub mod wal_removal;
 pub mod window;
 
