@@ -416,6 +416,7 @@ fn flags_of_every_command() -> BTreeSet<String> {
         "restore",
         "list",
         "show",
+        "status",
         "completions",
         "install-links",
         "version",

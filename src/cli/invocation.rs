@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap_complete::Shell;
 
 use super::exit_code::Caller;
+use super::status::StatusArgs;
 use crate::domain::backup::BackupName;
 use crate::domain::compression::Compression;
 use crate::domain::recovery_target::TargetRequest;
@@ -159,6 +160,8 @@ pub enum Command {
         /// An id, a name, `latest` or `oldest`.
         id: String,
     },
+    /// `status`.
+    Status(StatusArgs),
 }
 
 impl Command {

@@ -15,5 +15,6 @@ pub mod output;
 pub mod progress;
 pub mod quantity;
 pub mod run;
+pub mod status;
 mod store;
 pub mod zone;

@@ -250,6 +250,7 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
         Words::Restore(options) => Command::Restore(Box::new(restore_args(*options, merged.restore_jobs, local)?)),
         Words::List => Command::List,
         Words::Show { id } => Command::Show { id },
+        Words::Status(args) => Command::Status(args),
         Words::Completions { .. } | Words::InstallLinks { .. } | Words::Version => {
             return Err(Error::new(ErrorKind::Bug, "a command without a store came to one with a store"));
         }

@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use super::config::{self, CompressionLayer, Layer};
 use super::invocation::{AddressingStyle, LogFormat, OutputFormat};
+use super::status::StatusArgs;
 use super::zone::Zone;
 use crate::domain::backup::BackupName;
 use crate::domain::compression::Compression;
@@ -120,6 +121,11 @@ pub(super) enum Words {
         #[arg(value_name = "ID")]
         id: String,
     },
+    /// Show what can be recovered, what is missing, and what should be done
+    #[command(after_help = "Examples:\n  barback status\n  \
+                            barback status --metrics > /var/lib/node_exporter/barback.prom\n\n\
+                            Computed from the names in the store, whatever was said when they were written.")]
+    Status(StatusArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  barback completions bash > /etc/bash_completion.d/barback")]
     Completions {
@@ -313,6 +319,7 @@ impl Cli {
             Words::Restore(options) => layer.restore_jobs = options.jobs,
             Words::List
             | Words::Show { .. }
+            | Words::Status(_)
             | Words::Completions { .. }
             | Words::InstallLinks { .. }
             | Words::Version => {}

@@ -13,6 +13,7 @@ use crate::cli::invocation::{self, BackupArgs, Command, RestoreArgs, Settings};
 use crate::cli::native_requests;
 use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, Style, TargetView, WindowView};
 use crate::cli::progress::Screen;
+use crate::cli::status;
 use crate::cli::store::{Traffic, open};
 use crate::cli::zone::Zone;
 use crate::commands::backup::{self, BackupDone};
@@ -40,11 +41,11 @@ pub struct Surroundings<'a> {
 }
 
 impl Surroundings<'_> {
-    fn stdout(&self, settings: &Settings) -> Style {
+    pub(super) fn stdout(&self, settings: &Settings) -> Style {
         Style { format: settings.output, zone: Zone::Host, charts: self.charts.0 }
     }
 
-    fn stderr(&self, settings: &Settings) -> Style {
+    pub(super) fn stderr(&self, settings: &Settings) -> Style {
         Style { format: settings.output, zone: Zone::Host, charts: self.charts.1 }
     }
 }
@@ -85,6 +86,7 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
             let mut loaded = catalog::load(&archive).await?;
             output::show(out, around.stdout(&settings), loaded.find(&id)?)
         }),
+        Command::Status(args) => status::run(&args, &settings, around, out),
     };
     done.map(|()| exit_code::DONE)
 }

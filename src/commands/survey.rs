@@ -69,6 +69,8 @@ pub struct Survey {
     pub stranger_count: u64,
     /// The first keys of WAL objects of no bytes.
     pub empty_wal: Vec<String>,
+    /// What the objects of unreadable backups come to.
+    unreadable_bytes: u64,
     /// The texts that were read, for the next survey.
     cache: CatalogCache,
     /// How many texts the last cache did not have.
@@ -109,7 +111,7 @@ impl Survey {
     pub fn stored_bytes(&self) -> u64 {
         let objects = self.leftovers.iter().flat_map(|leftover| &leftover.objects).chain(&self.ours);
         let backups: u64 = self.backups.iter().map(Surveyed::stored_bytes).sum();
-        self.wal_bytes + backups + objects.map(|object| object.bytes).sum::<u64>()
+        self.wal_bytes + self.unreadable_bytes + backups + objects.map(|object| object.bytes).sum::<u64>()
     }
 
     /// The backups, for rules that need nothing else of them.
@@ -196,6 +198,7 @@ pub async fn survey_with(
         stranger_count: found.strangers.count,
         strangers: found.strangers.named,
         empty_wal: found.empty_wal,
+        unreadable_bytes: 0,
         cache: CatalogCache::default(),
         read: 0,
     };
@@ -236,7 +239,10 @@ impl Survey {
             match self.take_info(&id, info) {
                 Ok(Some(backup)) => self.backups.push(Surveyed { backup, keep, objects }),
                 Ok(None) => self.leftovers.push(Leftover { id, objects }),
-                Err(error) if error.kind() == ErrorKind::Corrupt => self.unreadable.push((id, error)),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.unreadable_bytes += objects.iter().map(|object| object.bytes).sum::<u64>();
+                    self.unreadable.push((id, error));
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -1,8 +1,11 @@
 //! Answers on stdout: text for people, JSON documents with `"schema": 1` for programs.
 
 mod catalog;
+mod metrics;
 mod outcome;
 mod plan;
+mod status;
+mod status_view;
 mod table;
 
 use std::io::{ErrorKind as IoErrorKind, Write};
@@ -11,8 +14,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use self::catalog::{list, show};
+pub use self::metrics::metrics;
 pub use self::outcome::{BackupOutcome, Phase, RestoreOutcome, backup_summary, backup_taken, restored};
 pub use self::plan::{PlanView, TargetView, WindowView, plan};
+pub use self::status::status;
+pub use self::status_view::StatusView;
 use super::invocation::OutputFormat;
 use super::zone::Zone;
 use crate::error::{Error, ErrorKind, Result};
