@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help all build demo test bench memory peers deny install clean
+.PHONY: help all build demo test bench memory scale peers deny install clean
 
 all: build
 
@@ -21,10 +21,13 @@ test: ## format, lints and every test, on PostgreSQL 15, 16, 18 and real S3 serv
 	@tools/test.sh
 
 bench: ## the Criterion benches
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench codec --bench layout
 
 memory: ## peak memory and wall time of a 3 GB backup and restore on MinIO (a few minutes, 15 GB in /tmp)
 	@tools/memory.sh
+
+scale: ## 2,000 backups and 200,000 WAL objects on MinIO: what the commands that look at all of it take (some five minutes)
+	$(CARGO) bench --locked --bench scale
 
 peers: ## archiving and restoring WAL beside Barman, interleaved: time, CPU, memory, stored bytes (some five minutes)
 	@benches/peers/wal.sh
