@@ -61,6 +61,17 @@ pub fn read_at_most(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     Ok(content)
 }
 
+/// The first `limit_bytes` of a file, or all of it when it is shorter, and its length. Errors: `Local`.
+pub fn read_beginning(path: &Path, limit_bytes: u64) -> Result<(Vec<u8>, u64)> {
+    use std::io::Read;
+    let local = |cause| Error::local("read file", path, cause);
+    let file = File::open(path).map_err(local)?;
+    let length = file.metadata().map_err(local)?.len();
+    let mut content = Vec::new();
+    file.take(limit_bytes).read_to_end(&mut content).map_err(local)?;
+    Ok((content, length))
+}
+
 /// Removes a file or link; one that is not there is no error. Errors: `Local`.
 pub fn remove_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
@@ -167,5 +178,7 @@ mod tests {
         fs::write(&path, b"12345").unwrap();
         assert_eq!(read_at_most(&path, 5).unwrap(), b"12345");
         assert!(read_at_most(&path, 4).is_err());
+        assert_eq!(read_beginning(&path, 4).unwrap(), (b"1234".to_vec(), 5));
+        assert_eq!(read_beginning(&path, 40).unwrap(), (b"12345".to_vec(), 5));
     }
 }

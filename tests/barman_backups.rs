@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use barback::commands::archive::{Archive, WalCompression};
+use barback::commands::archive::{Archive, ContentCheck, WalCompression};
 use barback::commands::backup::{
     self, BackupDone, BackupFailure, BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, Stage, WalWait,
 };
@@ -508,6 +508,7 @@ impl Site {
             max_tar_bytes: Some(100 << 30),
             configuration: Form::AsItIs,
             with_logs: false,
+            check: ContentCheck::Checked,
             wal: WalWait::Store,
             wal_timeout: PATIENCE,
             now: Utc::now(),

@@ -7,7 +7,8 @@ use std::process::Command;
 
 mod harness;
 use harness::{
-    Filling, Run, S3Server, TestDir, TestStore, barback, barback_binary, for_each_store, segment, server_user, skip,
+    Filling, Run, S3Server, SYSTEM_IDENTIFIER, TestDir, TestStore, barback, barback_binary, for_each_store, segment,
+    segment_of, server_user, skip,
 };
 
 const NAME: &str = "000000010000000000000005";
@@ -117,7 +118,7 @@ fn a_store_that_is_away_for_a_moment_is_asked_again() {
 }
 
 #[test]
-fn a_segment_costs_one_request_to_archive_two_to_restore_and_one_to_know_that_it_is_absent() {
+fn a_segment_costs_two_requests_to_archive_two_to_restore_and_one_to_know_that_it_is_absent() {
     let (dir, s3) = (TestDir::new(), S3Server::start());
     let path = wal(&dir);
     let run = |command: &str, words: &[&str]| {
@@ -133,7 +134,8 @@ fn a_segment_costs_one_request_to_archive_two_to_restore_and_one_to_know_that_it
     let next = dir.write("000000010000000000000006", segment("000000010000000000000006", 1, Filling::Compressible, 6));
     let next = next.display().to_string();
     for (command, words, code, requests) in [
-        ("barman-cloud-wal-archive", vec![next.as_str()], 0, 1),
+        // One of them asks whose archive it is, while the segment is read.
+        ("barman-cloud-wal-archive", vec![next.as_str()], 0, 2),
         ("barman-cloud-wal-restore", vec![NAME, &to], 0, 2),
         ("barman-cloud-wal-restore", vec!["000000010000000000000007", &to], 1, 1),
         ("barman-cloud-check-wal-archive", vec![], 1, 2),
@@ -142,6 +144,23 @@ fn a_segment_costs_one_request_to_archive_two_to_restore_and_one_to_know_that_it
         run(command, &words).expect_code(code);
         assert_eq!(s3.requests().len(), requests, "{command} {words:?}: {:?}", s3.requests());
     }
+}
+
+#[test]
+fn wal_of_another_cluster_is_refused_unless_content_is_not_to_be_checked() {
+    let (dir, s3) = (TestDir::new(), S3Server::start());
+    let archive = |path: &str, quirks: &str| {
+        let run = barback(&["barman-cloud-wal-archive", "s3://bkt/pfx", "main", path]).envs(&s3.env());
+        run.env("TMPDIR", dir.path().display().to_string()).env("BARBACK_BARMAN_QUIRKS", quirks).run()
+    };
+    archive(&wal(&dir), "").expect_code(0);
+    let name = "000000010000000000000006";
+    let strangers = dir.write(name, segment_of(77, name, 1, Filling::Compressible, 6)).display().to_string();
+    let said = archive(&strangers, "").expect_code(4).stderr;
+    assert!(said.contains("ERROR: Barman cloud WAL archiver exception: could not archive WAL file"), "{said}");
+    assert!(said.contains("system identifier 77") && said.contains(&SYSTEM_IDENTIFIER.to_string()), "{said}");
+    archive(&strangers, "unchecked-wal").expect_code(0);
+    assert!(s3.keys().contains(&format!("pfx/main/wals/0000000100000000/{name}")), "{:?}", s3.keys());
 }
 
 /// As `CloudNativePG` runs it: a user without a name, a root file system that nobody can write to.

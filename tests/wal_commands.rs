@@ -11,6 +11,7 @@ use harness::{Cluster, ClusterOptions, Fault, Filling, Postgres, Run, S3Server, 
 
 const SEGMENT: &str = "000000010000000000000005";
 const SEGMENT_KEY: &str = "main/wals/0000000100000000/000000010000000000000005";
+const IDENTITY_KEY: &str = "main/barback/identity.json";
 const PROBE_KEY: &str = "main/barback/create-only-probe";
 /// What wal-restore says when it could not find out.
 const UNKNOWN: i32 = 255;
@@ -19,18 +20,23 @@ const UNKNOWN: i32 = 255;
 const SHORT_RETRY: [&str; 2] = ["--retry-timeout", "3"];
 
 #[test]
-fn archiving_is_one_request_once_the_server_is_known_and_restoring_is_one_get() {
+fn archiving_is_one_put_beside_the_question_whose_archive_it_is_and_restoring_is_one_get() {
     let store = TestStore::s3(S3Server::start());
     let server = store.server();
     archive(&store, SEGMENT, 1, 0);
-    // The first call to a server that is not AWS asks whether it honours create-only puts.
-    assert_eq!(requests(server), ["PUT probe", "PUT probe", "PUT wal"]);
+    // The first call looks whether somebody else's backups or WAL are there, and records whose the archive is. Its first
+    // call to a server that is not AWS asks whether it honours create-only puts.
+    assert_eq!(requests(server), ["GET identity", "LIST", "LIST", "PUT probe", "PUT probe", "PUT identity", "PUT wal"]);
     archive(&store, "000000010000000000000006", 1, 0);
     archive(&store, "000000010000000000000007", 1, 0);
-    assert_eq!(requests(server), ["PUT wal", "PUT wal"]);
+    assert_eq!(requests(server), ["GET identity", "PUT wal", "GET identity", "PUT wal"]);
     // The same content again: refused by the store, then compared by its metadata alone.
     archive(&store, SEGMENT, 1, 0);
-    assert_eq!(requests(server), ["PUT wal", "HEAD wal"]);
+    assert_eq!(requests(server), ["GET identity", "PUT wal", "HEAD wal"]);
+    // A history names no cluster, and asks nothing.
+    let history = local_file(&store, "00000002.history", b"1\t0/5000000\twhy\n");
+    store.run(&["wal-archive"]).arg(history).success();
+    assert_eq!(requests(server), ["PUT wal"]);
 
     restore(&store, SEGMENT, &[], 0);
     assert_eq!(requests(server), ["GET wal"]);
@@ -54,17 +60,30 @@ fn a_server_that_ignores_create_only_still_overwrites_nothing_and_is_asked_once(
     let store = TestStore::s3(S3Server::ignoring_create_only());
     let server = store.server();
     archive(&store, SEGMENT, 1, 0);
-    assert_eq!(requests(server), ["PUT probe", "PUT probe", "HEAD wal", "PUT wal"]);
+    assert_eq!(
+        requests(server),
+        [
+            "GET identity",
+            "LIST",
+            "LIST",
+            "PUT probe",
+            "PUT probe",
+            "HEAD identity",
+            "PUT identity",
+            "HEAD wal",
+            "PUT wal"
+        ]
+    );
     let object = store.read(&format!("{SEGMENT_KEY}.zst")).unwrap();
     server.forget_requests();
 
     archive(&store, SEGMENT, 1, 0);
-    assert_eq!(requests(server), ["HEAD wal", "HEAD wal"]);
+    assert_eq!(requests(server), ["GET identity", "HEAD wal", "HEAD wal"]);
     let refused = archive(&store, SEGMENT, 2, 4);
     assert!(refused.contains("it was not replaced"), "{refused}");
     assert!(!requests(server).iter().any(|request| request.starts_with("PUT")));
     archive(&store, "000000010000000000000006", 1, 0);
-    assert_eq!(requests(server), ["HEAD wal", "PUT wal"]);
+    assert_eq!(requests(server), ["GET identity", "HEAD wal", "PUT wal"]);
     assert_eq!(store.read(&format!("{SEGMENT_KEY}.zst")).unwrap(), object);
     assert!(store.keys().contains(&PROBE_KEY.to_owned()));
 }
@@ -82,19 +101,20 @@ fn what_is_known_of_a_server_lies_in_the_cache_directory_named_by_file_or_enviro
         harness::barback(&["wal-archive", "--config"]).arg(&config).arg(&file).envs(&env).success();
     };
     call();
-    assert_eq!(requests(server), ["PUT probe", "PUT probe", "PUT wal"]);
+    assert!(requests(server).ends_with(&["PUT probe", "PUT probe", "PUT identity", "PUT wal"].map(str::to_owned)));
     call();
-    assert_eq!(requests(server), ["PUT wal", "HEAD wal"]);
-    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1);
+    assert_eq!(requests(server), ["GET identity", "PUT wal", "HEAD wal"]);
+    // The server's answer, and whose the archive was.
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2);
     // Without what it remembered the probe object, which stays, makes the question cheaper.
     std::fs::remove_dir_all(&cache).unwrap();
     call();
-    assert_eq!(requests(server), ["PUT probe", "PUT wal", "HEAD wal"]);
+    assert_eq!(requests(server), ["GET identity", "PUT probe", "PUT wal", "HEAD wal"]);
     // A cache that cannot be written costs the question on every call and nothing else.
     let taken = store.dir.write("taken", "");
     for _ in 0..2 {
         store.run(&["wal-archive"]).arg(&file).env("BARBACK_CACHE_DIR", taken.display().to_string()).success();
-        assert_eq!(requests(server), ["PUT probe", "PUT wal", "HEAD wal"]);
+        assert_eq!(requests(server), ["GET identity", "PUT probe", "PUT wal", "HEAD wal"]);
     }
 }
 
@@ -105,10 +125,19 @@ fn a_server_that_stumbles_is_asked_again() {
     archive(&store, SEGMENT, 1, 0);
     for status in [500, 503, 429] {
         let name = format!("000000010000000000000{status}");
-        server.fail_next(2, status);
+        let mut left = 2;
+        server.fault_when(move |seen| {
+            let fails = seen.method == "PUT" && left > 0;
+            left -= i32::from(fails);
+            fails.then_some(Fault::Status(status))
+        });
         server.forget_requests();
         archive(&store, &name, 1, 0);
-        assert_eq!(requests(server), ["PUT wal", "PUT wal", "PUT wal"], "{status}");
+        assert_eq!(requests(server), ["GET identity", "PUT wal", "PUT wal", "PUT wal"], "{status}");
+        server.fail_next(2, status);
+        archive(&store, &name, 1, 0);
+        let asked_again = ["GET identity", "GET identity", "GET identity", "PUT wal", "HEAD wal"];
+        assert_eq!(requests(server), asked_again, "{status}");
         server.fail_next(2, status);
         restore(&store, &name, &[], 0);
         assert_eq!(requests(server), ["GET wal", "GET wal", "GET wal"], "{status}");
@@ -135,20 +164,20 @@ fn a_connection_that_breaks_is_made_again_whether_the_object_was_stored_or_not()
     archive(&store, SEGMENT, 1, 0);
     let break_first = |fault: Fault, times: usize| {
         let mut left = times;
-        server.fault_when(move |_| {
-            let breaks = left > 0;
-            left = left.saturating_sub(1);
+        server.fault_when(move |seen| {
+            let breaks = left > 0 && !seen.target.contains("identity");
+            left -= usize::from(breaks);
             breaks.then_some(fault)
         });
         server.forget_requests();
     };
     break_first(Fault::Disconnect, 2);
     archive(&store, "000000010000000000000006", 1, 0);
-    assert_eq!(requests(server), ["PUT wal", "PUT wal", "PUT wal"]);
+    assert_eq!(requests(server), ["GET identity", "PUT wal", "PUT wal", "PUT wal"]);
     // Its own retry finds the object there, and compares.
     break_first(Fault::LoseAnswer, 1);
     archive(&store, "000000010000000000000007", 1, 0);
-    assert_eq!(requests(server), ["PUT wal", "PUT wal", "HEAD wal"]);
+    assert_eq!(requests(server), ["GET identity", "PUT wal", "PUT wal", "HEAD wal"]);
     for name in ["000000010000000000000006", "000000010000000000000007"] {
         break_first(Fault::Disconnect, 2);
         restore(&store, name, &[], 0);
@@ -391,6 +420,8 @@ fn requests(server: &S3Server) -> Vec<String> {
         }
         let what = if seen.target.ends_with(PROBE_KEY) {
             "probe"
+        } else if seen.target.ends_with(IDENTITY_KEY) {
+            "identity"
         } else if seen.target.contains("/wals/") {
             "wal"
         } else {

@@ -14,12 +14,13 @@ use crate::postgres::configuration::Form;
 use crate::postgres::conninfo::Conninfo;
 
 /// What `wal-archive` asks for.
-pub(super) fn wal_archive(args: WalArchiveArgs, settings: &Settings) -> WalArchiveRequest {
+pub(super) fn wal_archive(args: WalArchiveArgs, settings: &Settings, now: DateTime<Utc>) -> WalArchiveRequest {
     WalArchiveRequest {
         path: args.path,
         compression: wal_compression(settings.wal_compression),
         if_other: IfOther::Refuse,
         check: ContentCheck::Checked,
+        now,
     }
 }
 
@@ -63,6 +64,7 @@ pub(super) fn backup(
         max_tar_bytes: None,
         configuration: Form::FitForCopy,
         with_logs: true,
+        check: ContentCheck::Checked,
         wal: WalWait::Store,
         wal_timeout: args.wal_timeout,
         now,

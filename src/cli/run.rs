@@ -65,7 +65,7 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
             let archive =
                 open(&settings.store, around.environment, Traffic { upload: bytes, download: bytes, writes: true })
                     .await?;
-            wal_archive(&archive, &native_requests::wal_archive(args, &settings)).await.map(drop)
+            wal_archive(&archive, &native_requests::wal_archive(args, &settings, around.now)).await.map(drop)
         }),
         Command::WalRestore(args) => single_threaded()?.block_on(async {
             let download = SegmentSize::MAX.bytes();

@@ -2,16 +2,19 @@
 
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
+
 use crate::codec::compression;
 use crate::codec::digest::Sha256;
 use crate::disk;
+use crate::domain::cluster::SystemIdentifier;
 use crate::domain::compression::Compression;
 use crate::domain::segment::{SegmentSize, WalFileName};
 use crate::domain::timeline::{TimelineHistory, TimelineId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::content_facts::ContentFacts;
 use crate::layout::keys::ServerPrefix;
-use crate::store::{Fetched, Put, Store};
+use crate::store::{Fetched, Place, Put, Store};
 use crate::wal::proof;
 
 /// A store and a cluster's name in it.
@@ -56,6 +59,8 @@ pub(crate) struct Storing {
     pub(crate) compression: WalCompression,
     pub(crate) if_other: IfOther,
     pub(crate) check: ContentCheck,
+    /// When: recorded beside the archive's identity by the first file.
+    pub(crate) now: DateTime<Utc>,
 }
 
 /// What became of a WAL file that was to be archived.
@@ -70,63 +75,84 @@ pub enum Archived {
 /// No WAL file is longer than the largest segment.
 pub(crate) const WAL_LIMIT_BYTES: u64 = 1 << 30;
 
+/// The size of a WAL page (`XLOG_BLCKSZ`); its header lies in the first bytes, whatever the size.
+const FIRST_PAGE_BYTES: u64 = 8192;
+
 /// What compression may add to content that does not compress.
 const COMPRESSION_SLACK_BYTES: u64 = 16 << 20;
 
 impl Archive {
     /// Archives the WAL file at `path`: one read, one pass, one put, create-only unless other content may be replaced.
     ///
-    /// The content is checked against the file's name before anything is sent, unless that is waived. Returns after the
-    /// store confirmed the object.
+    /// The content is checked against the file's name, and a segment's cluster against the one this archive belongs to,
+    /// before anything is sent, unless that is waived. The store is asked whose it is while the file is read, digested and
+    /// compressed; the connection that brings the answer then takes the put. Returns after the store confirmed the object.
     ///
-    /// Errors: `Mismatch` or `Corrupt` for a file that is not what its name says, `Conflict` when the archive holds
-    /// other content under this name, `Unreachable`, `Denied`, `Local`. Memory: the file and its compressed form.
+    /// Errors: `Mismatch` or `Corrupt` for a file that is not what its name says, `Mismatch` for another cluster's archive,
+    /// `Conflict` when the archive holds other content under this name, `Unreachable`, `Denied`, `Local`. Memory: the file
+    /// and its compressed form.
     pub(crate) async fn archive_file(&self, name: &WalFileName, path: &Path, how: Storing) -> Result<Archived> {
-        let content = disk::read_at_most(path, WAL_LIMIT_BYTES)?;
-        let system_identifier = match how.check {
-            ContentCheck::Unchecked => None,
-            ContentCheck::Checked => {
-                let history = name.segment().and_then(|segment| read_history_beside(path, segment.timeline));
-                proof::check(name, &content, history.as_ref())?
-            }
+        let (name, path) = (*name, path.to_owned());
+        if how.check == ContentCheck::Checked {
+            check_first_page(&name, &path)?;
+        }
+        let sealing = tokio::task::spawn_blocking(move || seal(&name, &path, how));
+        let sealing = async { sealing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) };
+        let asking = async {
+            let asks = self.asks_identity(&name, how.check);
+            if asks { self.read_identity().await.map(Some) } else { Ok(None) }
         };
-        let length = content.len() as u64;
-        let (digest, sealed) = digest_and_seal(content, how.compression)?;
-        let facts = ContentFacts { sha256: digest.to_string(), length, system_identifier };
+        let (Sealed { content, facts }, answer) = tokio::try_join!(sealing, asking)?;
+        if let Some(recorded) = answer {
+            self.admit(facts.system_identifier, recorded, how.now).await?;
+        }
         let codec = how.compression.codec;
-        let key = format!("{}{}", self.prefix.wal(name), codec.suffix());
+        let key = format!("{}{}", self.prefix.wal(&name), codec.suffix());
         let metadata = facts.to_metadata();
         if how.if_other == IfOther::Replace {
-            return self.store.put(&key, sealed, &metadata).await.map(|()| Archived::Stored);
+            return self.store.put(&key, content, &metadata).await.map(|()| Archived::Stored);
         }
-        match self.store.put_new(&key, sealed, &metadata, &self.prefix.dialect_probe()).await? {
+        match self.store.put_new(&key, content, &metadata, &self.prefix.dialect_probe()).await? {
             Put::Created => Ok(Archived::Stored),
-            Put::AlreadyThere => self.compare(&key, codec, digest).await,
+            Put::AlreadyThere => self.compare(&name, &key, codec, &facts).await,
         }
     }
 
-    /// Success when the object at `key` holds content of `digest`, a conflict naming both digests otherwise.
-    async fn compare(&self, key: &str, codec: Compression, digest: Sha256) -> Result<Archived> {
+    /// Only segments name their cluster. In a directory, where asking costs nothing, every file asks: that the identity is
+    /// gone shows that the archive is not mounted.
+    fn asks_identity(&self, name: &WalFileName, check: ContentCheck) -> bool {
+        let names_cluster = matches!(name, WalFileName::Segment(_) | WalFileName::Partial(_));
+        check == ContentCheck::Checked && (names_cluster || matches!(self.store.place(), Place::Directory(_)))
+    }
+
+    /// Success when the object at `key` holds the very content of `ours`, a conflict naming both digests otherwise.
+    async fn compare(
+        &self,
+        name: &WalFileName,
+        key: &str,
+        codec: Compression,
+        ours: &ContentFacts,
+    ) -> Result<Archived> {
         let Some((_, metadata)) = self.store.head(key).await? else {
             // It was there a moment ago: somebody else is at work on this very object.
             let message = format!("object \"{key}\" vanished while it was compared");
             return Err(Error::new(ErrorKind::Unreachable, message));
         };
-        let there = match ContentFacts::from_metadata(&metadata) {
-            Some(facts) => facts.sha256,
+        let (there, cluster) = if let Some(facts) = ContentFacts::from_metadata(&metadata) {
+            (facts.sha256, facts.system_identifier)
+        } else {
             // Barman's objects and files carry no digest: read the content.
-            None => Sha256::of(&self.read_sealed(key, codec).await?.0).to_string(),
+            let content = self.read_sealed(key, codec).await?.0;
+            (Sha256::of(&content).to_string(), proof::check(name, &content, None).unwrap_or_default())
         };
-        if there == digest.to_string() {
+        if there == ours.sha256 {
             return Ok(Archived::AlreadyThere);
         }
+        let here = &ours.sha256;
         let message = format!(
-            "the archive holds other content under \"{key}\": SHA-256 {there} there, {digest} here; it was not replaced"
+            "the archive holds other content under \"{key}\": SHA-256 {there} there, {here} here; it was not replaced"
         );
-        Err(Error::new(ErrorKind::Conflict, message).with_hint(
-            "Two clusters may share this archive, or this one was set back to an earlier state: \
-             archive under another --server name.",
-        ))
+        Err(Error::new(ErrorKind::Conflict, message).with_hint(why_other(cluster, ours.system_identifier)))
     }
 
     /// Reads and decompresses a WAL object, and checks it against the facts in its metadata, if any.
@@ -137,6 +163,57 @@ impl Archive {
     /// Gets a WAL object as it is stored.
     pub(crate) async fn get_sealed(&self, key: &str) -> Result<Fetched> {
         self.store.get(key, WAL_LIMIT_BYTES + COMPRESSION_SLACK_BYTES).await
+    }
+}
+
+/// A WAL file ready to be put.
+struct Sealed {
+    /// As it is stored.
+    content: Vec<u8>,
+    /// What it is.
+    facts: ContentFacts,
+}
+
+/// Reads the file at `path`, checks, digests and compresses it. Blocking.
+fn seal(name: &WalFileName, path: &Path, how: Storing) -> Result<Sealed> {
+    let content = disk::read_at_most(path, WAL_LIMIT_BYTES)?;
+    let system_identifier = match how.check {
+        ContentCheck::Unchecked => None,
+        ContentCheck::Checked => {
+            let history = name.segment().and_then(|segment| read_history_beside(path, segment.timeline));
+            proof::check(name, &content, history.as_ref())?
+        }
+    };
+    let length = content.len() as u64;
+    let (digest, content) = digest_and_seal(content, how.compression)?;
+    Ok(Sealed { content, facts: ContentFacts { sha256: digest.to_string(), length, system_identifier } })
+}
+
+/// Refuses a segment that is none before the store is asked anything on its account. Blocking, for one page.
+fn check_first_page(name: &WalFileName, path: &Path) -> Result<()> {
+    let (WalFileName::Segment(segment) | WalFileName::Partial(segment)) = name else { return Ok(()) };
+    let (page, length) = disk::read_beginning(path, FIRST_PAGE_BYTES)?;
+    let history = read_history_beside(path, segment.timeline);
+    proof::check_segment(*segment, &page, length, history.as_ref()).map(drop)
+}
+
+/// Why an archive may hold other content under the name of one of our files, and what to do.
+fn why_other(theirs: Option<SystemIdentifier>, ours: Option<SystemIdentifier>) -> String {
+    match (theirs, ours) {
+        (Some(theirs), Some(ours)) if theirs == ours => format!(
+            "Both are of cluster {ours}: this copy of it was set back to an earlier state, or is a clone, and went on on \
+             the same timeline. If it is the one to keep, archive it under another server name and take a base backup \
+             there; else stop it."
+        ),
+        (Some(theirs), Some(ours)) => format!(
+            "The archive's is of cluster {theirs}, this one of cluster {ours}: two clusters share this archive. Archive \
+             one of them under another server name."
+        ),
+        _ => {
+            "Two clusters may share this archive, or this one was set back to an earlier state: archive under another \
+              server name."
+                .to_owned()
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use crate::codec::tar::Attributes;
-use crate::commands::archive::Archive;
+use crate::commands::archive::{Archive, ContentCheck};
 pub use crate::commands::backup_request::{
     BackupDone, BackupFailure, BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, Stage, WalWait,
 };
@@ -118,7 +118,7 @@ async fn get_ready(session: &Session, request: &BackupRequest) -> Result<Ready> 
     Ok(Ready { facts, pgdata, configuration })
 }
 
-/// Begins the backup on the server and in the catalogue.
+/// Begins the backup on the server and in the catalogue, in an archive that is this cluster's.
 async fn start(
     archive: &Archive,
     request: &BackupRequest,
@@ -126,6 +126,9 @@ async fn start(
     ready: &mut Ready,
     interrupt: &mut Interrupt,
 ) -> Result<Backup> {
+    if request.check == ContentCheck::Checked {
+        archive.claim_for(ready.facts.system_identifier, request.now).await?;
+    }
     let start = tokio::select! {
         start = base_backup::start(session, &ready.facts, &request.naming.label, request.fast) => start?,
         stopped = interrupt.signalled() => return Err(stopped),
@@ -365,6 +368,7 @@ impl Run<'_> {
             ranges,
             compression: self.request.wal_compression,
             timeout: self.request.wal_timeout,
+            now: self.request.now,
         }
     }
 }

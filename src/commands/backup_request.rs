@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 
-use crate::commands::archive::WalCompression;
+use crate::commands::archive::{ContentCheck, WalCompression};
 use crate::commands::wal_presence::WalShipped;
 use crate::domain::backup::{Backup, BackupId, BackupName};
 use crate::domain::compression::Compression;
@@ -53,6 +53,8 @@ pub struct BackupRequest {
     pub configuration: Form,
     /// Whether the content of `log` and `pg_log` is backed up.
     pub with_logs: bool,
+    /// Whether the server must be the cluster that the archive belongs to.
+    pub check: ContentCheck,
     /// Whose word it takes that the WAL the backup needs is archived.
     pub wal: WalWait,
     /// How long to wait for the last WAL segment.

@@ -12,6 +12,7 @@ mod claims;
 mod copy;
 pub mod delete;
 mod extract;
+mod identity;
 pub mod interrupt;
 pub mod keep;
 pub mod lay_down;

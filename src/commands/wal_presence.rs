@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
+
 use crate::commands::archive::{Archive, ContentCheck, IfOther, Storing, WalCompression};
 use crate::domain::compression::Compression;
 use crate::domain::lsn::Lsn;
@@ -33,6 +35,7 @@ pub(crate) struct NeededWal<'a> {
     pub(crate) ranges: Vec<WalRange>,
     pub(crate) compression: WalCompression,
     pub(crate) timeout: Duration,
+    pub(crate) now: DateTime<Utc>,
 }
 
 /// What was needed and how it came to be there.
@@ -106,7 +109,8 @@ impl NeededWal<'_> {
         &self,
         missing: &mut BTreeSet<SegmentName>,
     ) -> Result<BTreeMap<SegmentName, (String, Compression)>> {
-        let directories: BTreeSet<String> = missing.iter().map(|segment| self.directory_of(*segment)).collect();
+        let directories: BTreeSet<String> =
+            missing.iter().map(|segment| self.archive.prefix.wal_directory(segment)).collect();
         let mut present = BTreeMap::new();
         for directory in directories {
             self.archive
@@ -140,12 +144,6 @@ impl NeededWal<'_> {
         }
     }
 
-    fn directory_of(&self, segment: SegmentName) -> String {
-        let key = self.archive.prefix.wal(&WalFileName::Segment(segment));
-        let (directory, _) = key.rsplit_once('/').expect("a WAL key lies in a directory");
-        format!("{directory}/")
-    }
-
     fn shippable(&self, missing: &BTreeSet<SegmentName>, complete_before: Lsn) -> Vec<SegmentName> {
         let size = self.facts.segment_size;
         let is_complete =
@@ -159,7 +157,12 @@ impl NeededWal<'_> {
 
     async fn ship(&self, name: WalFileName) -> Result<()> {
         let path = self.pg_wal.join(name.to_string());
-        let how = Storing { compression: self.compression, if_other: IfOther::Refuse, check: ContentCheck::Checked };
+        let how = Storing {
+            compression: self.compression,
+            if_other: IfOther::Refuse,
+            check: ContentCheck::Checked,
+            now: self.now,
+        };
         self.archive
             .archive_file(&name, &path, how)
             .await

@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::domain::backup::BackupId;
 use crate::domain::compression::Compression;
-use crate::domain::segment::WalFileName;
+use crate::domain::segment::{SegmentName, WalFileName};
+use crate::domain::timeline::TimelineId;
 use crate::error::{Error, Result};
 
 /// File name of the metadata that makes a backup exist (Barman 3.19.1).
@@ -90,9 +91,23 @@ impl ServerPrefix {
     #[must_use]
     pub fn wal(&self, name: &WalFileName) -> String {
         match name.segment() {
-            Some(segment) => format!("{self}wals/{:08X}{:08X}/{name}", segment.timeline.number(), segment.log),
+            Some(segment) => format!("{}{name}", self.wal_directory(&segment)),
             None => format!("{self}wals/{name}"),
         }
+    }
+
+    /// The hash directory of a segment and its companions: `P/S/wals/<first 16 digits>/`.
+    #[must_use]
+    pub fn wal_directory(&self, segment: &SegmentName) -> String {
+        format!("{self}wals/{:08X}{:08X}/", segment.timeline.number(), segment.log)
+    }
+
+    /// The timeline whose segments `key` (`P/S/wals/<16 digits>/`) is a hash directory of.
+    #[must_use]
+    pub fn timeline_of_wal_directory(&self, key: &str) -> Option<TimelineId> {
+        let digits = self.below(key)?.strip_prefix("wals/")?.strip_suffix('/')?;
+        let is_hash = digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hash.then(|| u32::from_str_radix(&digits[..8], 16).ok()).flatten().and_then(TimelineId::new)
     }
 
     /// The prefix of all objects of a backup: `P/S/base/<id>/`.
@@ -158,6 +173,12 @@ impl ServerPrefix {
     /// Where Barman 3.19.1 puts keep annotations when its URL ends in `/`: `P//S/base/`; none when the path is empty.
     pub fn base_of_slashed_url(&self) -> Option<String> {
         (!self.path.is_empty()).then(|| format!("{}/{}base/", self.path, self.server))
+    }
+
+    /// The key of the record of which cluster this place belongs to: `P/S/barback/identity.json`.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{self}barback/identity.json")
     }
 
     /// The WAL file `key` holds; none for anything that is no WAL file in its right directory.
@@ -309,6 +330,18 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_directory_tells_its_timeline_and_nothing_else_does() {
+        let timeline = |key: &str| prefix().timeline_of_wal_directory(key).map(TimelineId::number);
+        assert_eq!(timeline("pfx/main/wals/0000000a00000001/"), Some(10));
+        for other in
+            ["0000000000000001/", "0000000a00000001", "0000000a0000000/", "éééééééé/", "x000000a00000001/", "/"]
+        {
+            assert_eq!(timeline(&format!("pfx/main/wals/{other}")), None, "{other}");
+        }
+        assert_eq!(timeline("pfx/other/wals/0000000a00000001/"), None);
+    }
+
+    #[test]
     fn keys_are_those_of_the_layout() {
         let segment: WalFileName = "00000002000000010000000a".parse().unwrap();
         let table = [
@@ -321,6 +354,8 @@ mod tests {
             (prefix().backup_manifest(&id()), "pfx/main/base/20261123T083817/backup_manifest.zst"),
             (prefix().part_index(&id()), "pfx/main/base/20261123T083817/barback.json"),
             (prefix().dialect_probe(), "pfx/main/barback/create-only-probe"),
+            (prefix().identity(), "pfx/main/barback/identity.json"),
+            (prefix().wal_directory(&segment.segment().unwrap()), "pfx/main/wals/0000000200000001/"),
             (prefix().wal(&segment), "pfx/main/wals/0000000200000001/00000002000000010000000A"),
             (
                 prefix().part(&id(), &PartFamily::Data, 0, Compression::Zstd),

@@ -7,6 +7,7 @@ pub mod backup_info;
 pub mod backup_record;
 pub mod catalog_cache;
 pub mod content_facts;
+pub mod identity;
 pub mod keys;
 pub mod manifest;
 pub mod part_index;

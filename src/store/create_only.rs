@@ -32,7 +32,7 @@ impl CreateOnly {
             return Self::Honoured;
         }
         let identity = format!("{}\n{bucket}", endpoint.unwrap_or_default());
-        Self::Unknown(remembered::place("create-only", &identity, options))
+        Self::Unknown(remembered::place_of_day("create-only", &identity, options))
     }
 
     /// True when a create-only put of `store` never replaces an object.
@@ -63,7 +63,7 @@ async fn ask(store: &Store, probe_key: &str) -> Result<bool> {
 }
 
 fn recall(path: &Path) -> Option<bool> {
-    match remembered::recall(path)?.as_str() {
+    match remembered::recall_of_day(path)?.as_str() {
         HONOURED => Some(true),
         IGNORED => Some(false),
         _ => None,

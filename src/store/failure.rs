@@ -56,6 +56,12 @@ pub(super) fn no_such_name(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::Generic { .. }) && root_cause(error).contains("<Code>XMinioInvalidObjectName<")
 }
 
+/// True when a listing failed because there is no such bucket or container: what S3 and Azure say in their documents.
+pub(super) fn no_such_container(error: &object_store::Error) -> bool {
+    let codes = ["<Code>NoSuchBucket<", "<Code>ContainerNotFound<"];
+    matches!(error, object_store::Error::Generic { .. }) && codes.iter().any(|code| root_cause(error).contains(code))
+}
+
 /// True when the request may have been carried out and only its answer was lost: the connection broke, or it took too
 /// long.
 pub(super) fn answer_was_lost(error: &object_store::Error) -> bool {

@@ -36,7 +36,7 @@ impl Store {
             }
             _ => self.objects.list(Some(&prefix)),
         };
-        let describe = |error| self.not_absent(failure::describe("list objects in", directory, error));
+        let describe = |error| self.listing_failed(directory, error);
         loop {
             let object = match objects.try_next().await {
                 Ok(Some(object)) => object,
@@ -59,7 +59,7 @@ impl Store {
     /// mount point of an archive looks that is not mounted.
     pub async fn list_names(&self, directory: &str, name: &str) -> Result<Vec<Listed>> {
         let begins = format!("{directory}{name}");
-        let describe = |error| self.not_absent(failure::describe("list objects in", directory, error));
+        let describe = |error| self.listing_failed(directory, error);
         let prefix = path_of(directory)?;
         let Some(pages) = &self.pages else {
             // A directory is read as it lies, without an order to stop at.
@@ -96,8 +96,15 @@ impl Store {
 
     /// The "directories" directly in `directory` (which ends in `/`), each ending in `/`.
     pub async fn list_directories(&self, directory: &str) -> Result<Vec<String>> {
-        let describe = |error| self.not_absent(failure::describe("list objects in", directory, error));
+        let describe = |error| self.listing_failed(directory, error);
         let answer = self.objects.list_with_delimiter(Some(&path_of(directory)?)).await.map_err(describe)?;
         Ok(answer.common_prefixes.iter().map(|prefix| format!("{prefix}/")).collect())
+    }
+
+    /// A bucket that is missing is named in the answer's text alone.
+    fn listing_failed(&self, directory: &str, error: object_store::Error) -> Error {
+        let absent = failure::no_such_container(&error);
+        let error = failure::describe("list objects in", directory, error);
+        self.not_absent(if absent { error.as_kind(ErrorKind::NotFound) } else { error })
     }
 }

@@ -41,7 +41,7 @@ use service::Service;
 pub use create_only::CreateOnly;
 pub use options::{AzureCredential, Encryption, StoreOptions};
 pub use place::Place;
-pub use remembered::default_cache_dir;
+pub use remembered::{Note, default_cache_dir};
 pub use s3::AddressingStyle;
 pub use service::Probe;
 pub use upload::Upload;
@@ -56,6 +56,7 @@ pub struct Store {
     place: Place,
     create_only: CreateOnly,
     labels: Labels,
+    memory: remembered::Memory,
     /// How long one request may be tried again.
     retry_timeout: Duration,
 }
@@ -139,6 +140,7 @@ impl Store {
             place: options.place.clone(),
             create_only,
             labels,
+            memory: remembered::Memory::of(options),
             retry_timeout: options.retry_timeout(),
         })
     }
@@ -147,6 +149,12 @@ impl Store {
     #[must_use]
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// What this host remembers as `kind` about `subject` in this store; none without a cache directory.
+    #[must_use]
+    pub fn note(&self, kind: &str, subject: &str) -> Option<Note> {
+        self.memory.note(kind, subject)
     }
 
     /// Puts a new object and never replaces one. One request where the store is known to honour the condition;

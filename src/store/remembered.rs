@@ -1,4 +1,4 @@
-//! Facts about servers that are worth a request once a day: small files in a directory that may vanish.
+//! Facts about stores that outlive a call: small files in a directory that may vanish.
 
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -13,20 +13,75 @@ const BELIEVED_FOR: Duration = Duration::from_hours(24);
 /// No fact is longer.
 const FACT_LIMIT_BYTES: u64 = 64;
 
-/// Where the fact `kind` about `subject` is remembered; none without a cache directory.
-pub(super) fn place(kind: &str, subject: &str, options: &StoreOptions) -> Option<PathBuf> {
-    let digest = ring::digest::digest(&ring::digest::SHA256, subject.as_bytes());
-    let name = digest.as_ref().iter().take(8).fold(0_u64, |name, byte| name << 8 | u64::from(*byte));
-    options.cache_dir.as_ref().map(|dir| dir.join(format!("{kind}-{name:016x}")))
+/// What is remembered about one store.
+#[derive(Clone)]
+pub(super) struct Memory {
+    directory: Option<PathBuf>,
+    store: String,
 }
 
-/// A remembered fact, if it is fresh, plain and our own: the cache lies in a directory others may write to.
-pub(super) fn recall(path: &Path) -> Option<String> {
+impl Memory {
+    pub(super) fn of(options: &StoreOptions) -> Self {
+        Self { directory: options.cache_dir.clone(), store: options.identity() }
+    }
+
+    pub(super) fn note(&self, kind: &str, subject: &str) -> Option<Note> {
+        let about = format!("{}\n{subject}", self.store);
+        self.directory.as_deref().map(|directory| Note { path: place(kind, &about, directory) })
+    }
+}
+
+/// One fact that a host remembers about what lies in a store: reason enough to refuse something or to warn, never to
+/// take something for granted. It has no age at which it is forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    path: PathBuf,
+}
+
+impl Note {
+    /// The file it is kept in, for those who have to tell the host to forget it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The fact, if it is remembered and the file is plain and our own.
+    #[must_use]
+    pub fn read(&self) -> Option<String> {
+        recall(&self.path, Duration::MAX)
+    }
+
+    /// Remembers `fact`, of at most 63 bytes; a cache that cannot be written is no error.
+    pub fn write(&self, fact: &str) {
+        if self.read().as_deref() != Some(fact) {
+            remember(&self.path, fact);
+        }
+    }
+}
+
+/// Where the fact `kind` about `subject` is remembered for a day; none without a cache directory.
+pub(super) fn place_of_day(kind: &str, subject: &str, options: &StoreOptions) -> Option<PathBuf> {
+    options.cache_dir.as_deref().map(|directory| place(kind, subject, directory))
+}
+
+fn place(kind: &str, subject: &str, directory: &Path) -> PathBuf {
+    let digest = ring::digest::digest(&ring::digest::SHA256, subject.as_bytes());
+    let name = digest.as_ref().iter().take(8).fold(0_u64, |name, byte| name << 8 | u64::from(*byte));
+    directory.join(format!("{kind}-{name:016x}"))
+}
+
+/// A fact that was remembered within a day.
+pub(super) fn recall_of_day(path: &Path) -> Option<String> {
+    recall(path, BELIEVED_FOR)
+}
+
+/// A remembered fact, if it is young enough, plain and our own: the cache lies in a directory others may write to.
+fn recall(path: &Path, at_most: Duration) -> Option<String> {
     let facts = std::fs::symlink_metadata(path).ok()?;
     let directory = std::fs::symlink_metadata(path.parent()?).ok()?;
     let ours =
         |facts: &std::fs::Metadata| facts.uid() == rustix::process::geteuid().as_raw() && facts.mode() & 0o022 == 0;
-    let fresh = facts.modified().ok()?.elapsed().ok()? < BELIEVED_FOR;
+    let fresh = at_most == Duration::MAX || facts.modified().ok()?.elapsed().ok()? < at_most;
     if !(facts.is_file() && directory.is_dir() && ours(&facts) && ours(&directory) && fresh) {
         return None;
     }
@@ -60,18 +115,34 @@ mod tests {
     fn an_answer_is_remembered_and_a_stranger_s_file_is_not_believed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cache/create-only-x");
-        assert_eq!(recall(&path), None);
+        assert_eq!(recall_of_day(&path), None);
         remember(&path, "one");
-        assert_eq!(recall(&path).as_deref(), Some("one"));
+        assert_eq!(recall_of_day(&path).as_deref(), Some("one"));
         remember(&path, "two");
-        assert_eq!(recall(&path).as_deref(), Some("two"));
+        assert_eq!(recall_of_day(&path).as_deref(), Some("two"));
         for broken in ["cut off", "\u{e9}", &"long".repeat(20)] {
             std::fs::write(&path, broken).unwrap();
-            assert_eq!(recall(&path), None, "{broken}");
+            assert_eq!(recall_of_day(&path), None, "{broken}");
         }
         remember(&path, "one");
         let loose = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         std::fs::set_permissions(&path, loose).unwrap();
-        assert_eq!(recall(&path), None);
+        assert_eq!(recall_of_day(&path), None);
+    }
+
+    #[test]
+    fn a_note_is_read_however_old_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory { directory: Some(dir.path().join("cache")), store: "store".to_owned() };
+        let note = memory.note("identity", "main/").unwrap();
+        assert_eq!(note.read(), None);
+        note.write("77");
+        let old = std::time::SystemTime::now() - BELIEVED_FOR * 400;
+        std::fs::File::options().write(true).open(note.path()).unwrap().set_modified(old).unwrap();
+        assert_eq!(note.read().as_deref(), Some("77"));
+        assert_eq!(recall_of_day(note.path()), None);
+        assert_ne!(memory.note("identity", "other/"), Some(note.clone()));
+        assert_ne!(Memory { store: "elsewhere".to_owned(), ..memory }.note("identity", "main/"), Some(note));
+        assert_eq!(Memory { directory: None, store: String::new() }.note("identity", "main/"), None);
     }
 }

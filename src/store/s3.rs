@@ -203,8 +203,8 @@ async fn with_credentials(
 /// The region of a bucket at AWS, which tells it to anybody; Barman's library finds it by the redirect it is sent. Where it is
 /// not told, the first request fails with the better reason.
 async fn region_at_aws(bucket: &str, options: &StoreOptions, client: &ClientOptions) -> String {
-    let known = remembered::place("region", bucket, options);
-    if let Some(region) = known.as_deref().and_then(remembered::recall).filter(|region| is_host_label(region)) {
+    let known = remembered::place_of_day("region", bucket, options);
+    if let Some(region) = known.as_deref().and_then(remembered::recall_of_day).filter(|region| is_host_label(region)) {
         return region;
     }
     match resolve_bucket_region(bucket, client).await {

@@ -30,6 +30,12 @@ pub fn empty(server: &S3Server) {
     fs::create_dir(server.root().join(BUCKET)).unwrap();
 }
 
+/// `env` for a host that remembers nothing of a bucket: it would say so when one that was filled is empty again.
+pub fn forgetful(mut env: Vec<(String, String)>) -> Vec<(String, String)> {
+    env.push(("BARBACK_CACHE_DIR".to_owned(), "/dev/null/none".to_owned()));
+    env
+}
+
 /// The objects with their digests, without those that only barback writes.
 pub fn objects(server: &S3Server) -> String {
     let all = listing(&server.root().join(BUCKET));

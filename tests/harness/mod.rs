@@ -72,5 +72,5 @@ pub use recovery::{Restored, Site, files_below, snapshot};
 pub use s3_server::{BUCKET, Fault, S3Server, Seen, block_on, s3_client};
 pub use skip::{pass_over, servers_are_required, skip};
 pub use store::{Object, TestStore, archive_of, for_each_store, store_options};
-pub use wal::{Filling, SYSTEM_IDENTIFIER, segment};
+pub use wal::{Filling, SYSTEM_IDENTIFIER, segment, segment_of};
 pub use web_server::WebServer;

@@ -111,6 +111,7 @@ type Rule = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;
 
 #[derive(Default)]
 struct Shared {
+    connections: usize,
     seen: Vec<Seen>,
     rule: Option<Rule>,
 }
@@ -194,9 +195,16 @@ impl S3Server {
         self.lock().seen.iter().filter(|seen| seen.method == method).count()
     }
 
+    /// Connections taken since the start or the last `forget_requests`.
+    pub fn connections(&self) -> usize {
+        self.lock().connections
+    }
+
     /// Starts counting anew.
     pub fn forget_requests(&self) {
-        self.lock().seen.clear();
+        let mut shared = self.lock();
+        shared.seen.clear();
+        shared.connections = 0;
     }
 
     /// The next `n` requests are answered with `status`.
@@ -239,7 +247,7 @@ impl Drop for S3Server {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("seen", &self.seen.len()).field("rule", &self.rule.is_some()).finish()
+        f.debug_struct("Shared").field("seen", &self.seen.len()).finish_non_exhaustive()
     }
 }
 
@@ -307,6 +315,7 @@ impl S3Access for Access {
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, service: S3Service, shared: Arc<Mutex<Shared>>) {
     while let Ok((socket, _)) = listener.accept().await {
         let (tls, service, shared) = (tls.clone(), service.clone(), Arc::clone(&shared));
+        shared.lock().expect("no panic happens under this lock").connections += 1;
         tokio::spawn(async move {
             let _ = socket.set_nodelay(true);
             match tls {

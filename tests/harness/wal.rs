@@ -16,6 +16,11 @@ pub enum Filling {
 ///
 /// The header is that of PostgreSQL 15 on a little-endian machine (`XLogLongPageHeaderData`).
 pub fn segment(name: &str, megabytes: u64, filling: Filling, seed: u64) -> Vec<u8> {
+    segment_of(SYSTEM_IDENTIFIER, name, megabytes, filling, seed)
+}
+
+/// The same, written by the cluster with this system identifier.
+pub fn segment_of(system_identifier: u64, name: &str, megabytes: u64, filling: Filling, seed: u64) -> Vec<u8> {
     let field = |at: usize| u64::from_str_radix(&name[at..at + 8], 16).unwrap();
     let (timeline, log, number) = (field(0), field(8), field(16));
     let size = megabytes << 20;
@@ -26,7 +31,7 @@ pub fn segment(name: &str, megabytes: u64, filling: Filling, seed: u64) -> Vec<u
     bytes.extend(u32::try_from(timeline).unwrap().to_le_bytes());
     bytes.extend(start.to_le_bytes());
     bytes.extend(0_u64.to_le_bytes());
-    bytes.extend(SYSTEM_IDENTIFIER.to_le_bytes());
+    bytes.extend(system_identifier.to_le_bytes());
     bytes.extend(u32::try_from(size).unwrap().to_le_bytes());
     bytes.extend(8192_u32.to_le_bytes());
     let mut noise = Noise(seed.wrapping_add(start) | 1);

@@ -135,13 +135,19 @@ pub(super) fn backup_tags(words: &call::Backup, provider: Provider) -> Result<Ve
 }
 
 /// What `wal-archive` asks for.
-pub(super) fn wal_archive(words: &call::WalArchive, path: &Path, quirks: Quirks) -> WalArchiveRequest {
+pub(super) fn wal_archive(
+    words: &call::WalArchive,
+    path: &Path,
+    quirks: Quirks,
+    now: DateTime<Utc>,
+) -> WalArchiveRequest {
     let codec = words.compression.unwrap_or(Compression::None);
     WalArchiveRequest {
         path: path.to_owned(),
         compression: WalCompression { codec, level: barman_level(codec, words.level.unwrap_or_default()) },
         if_other: if quirks.overwrite_wal { IfOther::Replace } else { IfOther::Refuse },
         check: content_check(quirks),
+        now,
     }
 }
 
@@ -222,6 +228,7 @@ pub(super) fn backup(
         max_tar_bytes: Some(words.max_archive_size),
         configuration: Form::AsItIs,
         with_logs: false,
+        check: content_check(quirks),
         wal: if quirks.no_wal_wait { WalWait::Server } else { WalWait::Store },
         wal_timeout: WAL_TIMEOUT,
         now,

@@ -127,7 +127,8 @@ impl Run<'_> {
         else {
             return Ok(());
         };
-        Ok(wal_archive(&archive, &requests::wal_archive(words, &path, self.quirks)).await.map(drop)?)
+        let request = requests::wal_archive(words, &path, self.quirks, self.around.now);
+        Ok(wal_archive(&archive, &request).await.map(drop)?)
     }
 
     async fn restore_wal(&self, words: &call::WalRestore) -> Result<(), Stop> {

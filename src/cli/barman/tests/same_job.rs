@@ -53,20 +53,21 @@ fn archiving_is_the_same_in_both_faces() {
         ),
         ("-P backup", "--aws-profile backup"),
     ];
+    let now = "2026-11-24T12:00:00Z".parse().unwrap();
     for (theirs, ours) in cases {
         for (their_store, our_store) in stores {
             let line = format!("{theirs} {their_store} {PLACE} pg_wal/000000010000000000000007");
             let call = ask(Program::WalArchive, &words(&line)).unwrap();
             let Work::WalArchive(typed) = &call.work else { panic!("{call:?}") };
             let path = Path::new("pg_wal/000000010000000000000007");
-            let request = requests::wal_archive(typed, path, Quirks::default());
+            let request = requests::wal_archive(typed, path, Quirks::default(), now);
             let run = native(&format!(
                 "--store s3://bucket/some/path --server cluster {our_store} wal-archive {ours} {}",
                 path.display()
             ));
             assert_eq!(requests::store_settings(&call, &env(), 60).unwrap(), run.settings.store, "{line}");
             let Command::WalArchive(args) = run.command else { panic!("{line}") };
-            assert_eq!(request, native_requests::wal_archive(args, &run.settings), "{line}");
+            assert_eq!(request, native_requests::wal_archive(args, &run.settings, now), "{line}");
         }
     }
 }
