@@ -7,10 +7,10 @@ use crate::domain::timeline::TimelineId;
 use crate::error::{Error, Result};
 
 /// `SizeOfXLogLongPHD` (PostgreSQL `access/xlog_internal.h`): the short header's 24 bytes and 16 more.
-const LONG_HEADER_BYTES: usize = 40;
+pub(super) const LONG_HEADER_BYTES: usize = 40;
 
 /// `XLP_LONG_HEADER`: set on the first page of every segment.
-const LONG_HEADER_FLAG: u16 = 0x0002;
+pub(super) const LONG_HEADER_FLAG: u16 = 0x0002;
 
 /// `XLOG_PAGE_MAGIC` of every major version we take WAL from, and a little beyond: the high byte has been 0xD1
 /// since PostgreSQL 12, the low byte grows with each version.
@@ -57,14 +57,15 @@ impl SegmentHeader {
 }
 
 /// The byte order of the machine that wrote a page, told by its magic.
-#[derive(Clone, Copy)]
-enum ByteOrder {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ByteOrder {
     Little,
     Big,
 }
 
 impl ByteOrder {
-    fn of(header: &[u8]) -> Result<Self> {
+    /// Of a page that has two bytes at least.
+    pub(super) fn of(header: &[u8]) -> Result<Self> {
         let magic = u16::from_le_bytes([header[0], header[1]]);
         if magic >> 8 == MAGIC_HIGH_BYTE {
             Ok(Self::Little)
@@ -80,21 +81,21 @@ impl ByteOrder {
         header[at..at + N].try_into().expect("the slice is N bytes long")
     }
 
-    fn u16(self, header: &[u8], at: usize) -> u16 {
+    pub(super) fn u16(self, header: &[u8], at: usize) -> u16 {
         match self {
             Self::Little => u16::from_le_bytes(Self::field(header, at)),
             Self::Big => u16::from_be_bytes(Self::field(header, at)),
         }
     }
 
-    fn u32(self, header: &[u8], at: usize) -> u32 {
+    pub(super) fn u32(self, header: &[u8], at: usize) -> u32 {
         match self {
             Self::Little => u32::from_le_bytes(Self::field(header, at)),
             Self::Big => u32::from_be_bytes(Self::field(header, at)),
         }
     }
 
-    fn u64(self, header: &[u8], at: usize) -> u64 {
+    pub(super) fn u64(self, header: &[u8], at: usize) -> u64 {
         match self {
             Self::Little => u64::from_le_bytes(Self::field(header, at)),
             Self::Big => u64::from_be_bytes(Self::field(header, at)),
