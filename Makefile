@@ -21,7 +21,7 @@ test: ## format, lints and every test, on PostgreSQL 15, 16, 18 and real S3 serv
 	@tools/test.sh
 
 bench: ## the Criterion benches
-	$(CARGO) bench --locked --bench codec --bench layout
+	$(CARGO) bench --locked --bench codec --bench layout --bench proofs
 
 memory: ## peak memory and wall time of a 3 GB backup and restore on MinIO (a few minutes, 15 GB in /tmp)
 	@tools/memory.sh

@@ -4,6 +4,7 @@
 
 pub mod barman;
 pub mod config;
+pub mod damage;
 pub mod exit_code;
 pub mod invocation;
 pub mod links;

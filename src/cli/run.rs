@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::cli::damage;
 use crate::cli::exit_code;
 use crate::cli::invocation::{self, BackupArgs, Command, RestoreArgs, Settings};
 use crate::cli::native_requests;
@@ -105,13 +106,16 @@ async fn take_backup(
     let drawing = around.screen.draw(Arc::clone(&progress));
     let outcome = backup::backup(&archive, request, progress).await;
     drop(drawing);
-    let outcome = backup_outcome(outcome?);
+    let done = outcome?;
+    let damage = damage::of(&done);
+    let outcome = backup_outcome(done);
     if settings.log.verbosity >= 0 {
         let summary = output::backup_summary(around.stderr(settings), &outcome);
         // A closed stderr is no reason to call a finished backup a failure.
         let _ = around.screen.write(summary.as_bytes());
     }
-    output::backup_taken(out, around.stdout(settings), &outcome)
+    output::backup_taken(out, around.stdout(settings), &outcome)?;
+    damage.map_or(Ok(()), Err)
 }
 
 async fn restore_backup(
@@ -172,6 +176,7 @@ fn backup_outcome(done: BackupDone) -> BackupOutcome {
         wal_segments: done.wal.needed,
         wal_segments_shipped: done.wal.shipped,
         phases: phases(&done.phases),
+        damaged: done.damaged,
     }
 }
 

@@ -15,10 +15,12 @@ pub use crate::commands::backup_request::{
 use crate::commands::catalog_entry::{self, Ended, Took};
 use crate::commands::copy::{Copy, LastFile, Manifest, Source};
 use crate::commands::interrupt::Interrupt;
+use crate::commands::page_checks::PageChecks;
 use crate::commands::part_upload::{Buffers, RateLimit, UploadLimits};
 use crate::commands::progress::Progress;
 use crate::commands::wal_presence::{NeededWal, WalShipped, pg_wal_of};
 use crate::domain::backup::{Backup, BackupId};
+use crate::domain::lsn::Lsn;
 use crate::domain::segment::SegmentName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::backup_info;
@@ -27,10 +29,11 @@ use crate::layout::manifest::{ManifestWriter, WalRange};
 use crate::layout::part_index::{ManifestObject, Part, PartIndex, SCHEMA};
 use crate::postgres::archive_status;
 use crate::postgres::base_backup::{self, BackupLabel, BackupStop, StopWait};
+use crate::postgres::configuration;
 use crate::postgres::connection::Session;
 use crate::postgres::data_directory::WalkRoot;
+use crate::postgres::pg_control::{self, ControlFile};
 use crate::postgres::server::ServerFacts;
-use crate::postgres::{configuration, pg_control};
 use crate::store::Metadata;
 
 /// A tar takes this much content before the next is begun: enough of them to restore in parallel.
@@ -85,6 +88,7 @@ pub async fn backup(
         session: &session,
         facts: &ready.facts,
         pgdata: ready.pgdata,
+        control: ready.control,
         configuration: ready.configuration,
         progress,
         started,
@@ -105,17 +109,18 @@ pub async fn backup(
 struct Ready {
     facts: ServerFacts,
     pgdata: PathBuf,
+    control: ControlFile,
     configuration: Vec<(String, Vec<u8>)>,
 }
 
 async fn get_ready(session: &Session, request: &BackupRequest) -> Result<Ready> {
     let mut facts = ServerFacts::read(session).await?;
-    let pgdata = check_data_directory(request, &facts)?;
+    let (pgdata, control) = check_data_directory(request, &facts)?;
     let configuration = configuration::outside_data_directory(&pgdata, &facts, request.configuration)?;
     // Now, so that a tablespace that cannot be read is known before anything is sent.
     facts.renew_tablespaces(session, &pgdata).await?;
     hold_wal(session, &facts).await?;
-    Ok(Ready { facts, pgdata, configuration })
+    Ok(Ready { facts, pgdata, control, configuration })
 }
 
 /// Begins the backup on the server and in the catalogue, in an archive that is this cluster's.
@@ -145,6 +150,8 @@ struct Run<'a> {
     session: &'a Session,
     facts: &'a ServerFacts,
     pgdata: PathBuf,
+    /// The control file before the backup began.
+    control: ControlFile,
     /// Configuration that lies outside the data directory: path in the copy, content.
     configuration: Vec<(String, Vec<u8>)>,
     progress: Arc<Progress>,
@@ -154,7 +161,7 @@ struct Run<'a> {
 impl Run<'_> {
     async fn to_the_end(&self, record: &Backup, interrupt: &mut Interrupt) -> Result<BackupDone> {
         let id = &record.id;
-        let copy = Arc::new(self.copy_of(id, interrupt)?);
+        let copy = Arc::new(self.copy_of(record, interrupt)?);
         let mut phases = vec![("checkpoint", self.started.elapsed())];
         let copying = Instant::now();
         self.progress.phase("copy", self.facts.cluster_size_bytes.unwrap_or(0));
@@ -169,6 +176,7 @@ impl Run<'_> {
         self.mark_restore_point(id).await;
         let last = self.last_files(control, &stop)?;
         let ended = Ended { label: BackupLabel::parse(&stop.label)?, stop };
+        let damaged = copy.pages.as_ref().map(|pages| pages.finish(ended.stop.lsn));
         parts.push(self.attended(interrupt, &copy, move |copy| copy.last_tar(&last)).await?);
         phases.push(("stop", stopping.elapsed()));
 
@@ -191,8 +199,8 @@ impl Run<'_> {
         let manifest_bytes = manifest.bytes;
         parts.sort_by(|a, b| a.name.cmp(&b.name));
         let took = Took { total: self.started.elapsed(), workers: self.buffers.workers, phases: &phases };
-        let record = catalog_entry::done(record, self.request, &ended, &took);
-        let index = self.index_of(&ended, id, parts, manifest);
+        let record = catalog_entry::done(record, self.request, &ended, &took, damaged.as_deref().unwrap_or_default());
+        let index = PartIndex { damaged, ..self.index_of(&ended, id, parts, manifest) };
         let json = index.to_json()?;
         self.archive.store.put(&self.archive.prefix.part_index(id), json.into(), &Metadata::new()).await?;
         let info = backup_info::write(&record);
@@ -206,6 +214,7 @@ impl Run<'_> {
             parts: index.parts.len(),
             wal,
             phases,
+            damaged: index.damaged,
         })
     }
 
@@ -247,6 +256,8 @@ impl Run<'_> {
             compression: self.request.compression,
             parts,
             manifest: Some(manifest),
+            damaged: None,
+            block_bytes: Some(self.control.block_bytes),
         }
     }
 
@@ -277,7 +288,8 @@ impl Run<'_> {
         Err(trouble)
     }
 
-    fn copy_of(&self, id: &BackupId, interrupt: &Interrupt) -> Result<Copy> {
+    fn copy_of(&self, record: &Backup, interrupt: &Interrupt) -> Result<Copy> {
+        let id = &record.id;
         let runtime = Handle::current();
         let Buffers { workers, part_size_bytes, parts_in_memory } = self.buffers;
         if part_size_bytes < self.request.part_size_bytes {
@@ -304,6 +316,7 @@ impl Run<'_> {
             max_tar_bytes: self.request.max_tar_bytes,
             interrupt: interrupt.clone(),
             progress: Arc::clone(&self.progress),
+            pages: PageChecks::of(&self.control, record.begin_lsn.unwrap_or(Lsn(0))),
             manifest: Mutex::new(Manifest::begin(writer, &runtime, self.archive, id, interrupt)?),
             runtime,
         })
@@ -328,7 +341,7 @@ impl Run<'_> {
     }
 
     /// The configuration from elsewhere, then the control file, the backup label last.
-    fn last_files(&self, control: pg_control::ControlFile, stop: &BackupStop) -> Result<Vec<LastFile>> {
+    fn last_files(&self, control: ControlFile, stop: &BackupStop) -> Result<Vec<LastFile>> {
         let owner = self.owner()?;
         let file = |path: &str, content: Vec<u8>| LastFile { path: path.to_owned(), content, attributes: owner };
         let mut files: Vec<LastFile> =
@@ -378,7 +391,7 @@ fn control_file(pgdata: &Path) -> PathBuf {
 }
 
 /// The server and the directory must be the same cluster: a stale mount would be backed up without a word.
-fn check_data_directory(request: &BackupRequest, facts: &ServerFacts) -> Result<PathBuf> {
+fn check_data_directory(request: &BackupRequest, facts: &ServerFacts) -> Result<(PathBuf, ControlFile)> {
     let pgdata = request.pgdata.clone().unwrap_or_else(|| facts.data_directory.clone());
     let control = pg_control::read_consistent(&control_file(&pgdata)).map_err(|error| {
         error.with_hint("barback reads the data directory itself: run it on the server's host, or give --pgdata.")
@@ -392,7 +405,7 @@ fn check_data_directory(request: &BackupRequest, facts: &ServerFacts) -> Result<
         );
         return Err(Error::new(ErrorKind::Mismatch, message));
     }
-    Ok(pgdata)
+    Ok((pgdata, control))
 }
 
 /// Without an archiver, a checkpoint during the copy would recycle WAL the backup needs: hold it with a slot that

@@ -10,6 +10,7 @@ use crate::commands::wal_presence::WalShipped;
 use crate::domain::backup::{Backup, BackupId, BackupName};
 use crate::domain::compression::Compression;
 use crate::error::Error;
+use crate::layout::part_index::DamagedFile;
 use crate::postgres::configuration::Form;
 use crate::postgres::conninfo::Conninfo;
 
@@ -127,6 +128,8 @@ pub struct BackupDone {
     pub wal: WalShipped,
     /// How long each phase took.
     pub phases: Vec<(&'static str, Duration)>,
+    /// Relation files of the cluster with damaged pages; none when pages carry no checksums. The backup is kept, and marked.
+    pub damaged: Option<Vec<DamagedFile>>,
 }
 
 /// How far a backup came that failed.

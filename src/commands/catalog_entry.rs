@@ -12,6 +12,7 @@ use crate::domain::backup::{Backup, BackupId, BackupStatus, CopyStats};
 use crate::domain::segment::SegmentName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::backup_info;
+use crate::layout::part_index::{DamagedFile, damage_line};
 use crate::postgres::base_backup::{BackupLabel, BackupStart, BackupStop};
 use crate::postgres::server::ServerFacts;
 use crate::store::{Metadata, Put};
@@ -98,14 +99,20 @@ pub(crate) struct Took<'a> {
     pub(crate) phases: &'a [(&'static str, Duration)],
 }
 
-/// The entry of a backup that is complete.
-pub(crate) fn done(started: &Backup, request: &BackupRequest, ended: &Ended, took: &Took<'_>) -> Backup {
+/// The entry of a backup that is complete, marked where pages of the cluster are `damaged`.
+pub(crate) fn done(
+    started: &Backup,
+    request: &BackupRequest,
+    ended: &Ended,
+    took: &Took<'_>,
+    damaged: &[DamagedFile],
+) -> Backup {
     let Ended { stop, label } = ended;
     let size = started.segment_size;
     let seconds = |name: &str| {
         took.phases.iter().filter(|(phase, _)| *phase == name).map(|(_, took)| took.as_secs_f64()).sum::<f64>()
     };
-    Backup {
+    let mut record = Backup {
         // Where replay begins is what the label says, and nothing that was asked beside the start.
         timeline: Some(label.start_timeline),
         begin_lsn: Some(label.start_lsn),
@@ -125,7 +132,11 @@ pub(crate) fn done(started: &Backup, request: &BackupRequest, ended: &Ended, too
             ..CopyStats::default()
         }),
         ..started.clone()
+    };
+    if !damaged.is_empty() {
+        record.mark_damaged_pages(&damage_line(damaged));
     }
+    record
 }
 
 /// Says FAILED in the catalogue, without an end: who reads times only must not take it for a backup. A record that

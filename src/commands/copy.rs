@@ -15,6 +15,7 @@ use crate::codec::local_failure;
 use crate::codec::tar::{Attributes, TarWriter};
 use crate::commands::archive::Archive;
 use crate::commands::interrupt::{Interrupt, Interruptible};
+use crate::commands::page_checks::PageChecks;
 use crate::commands::part_upload::{PartUpload, RateLimit, UploadLimits};
 use crate::commands::progress::Progress;
 use crate::domain::backup::BackupId;
@@ -67,6 +68,8 @@ pub(crate) struct Copy {
     pub(crate) progress: Arc<Progress>,
     pub(crate) runtime: Handle,
     pub(crate) manifest: Mutex<Manifest>,
+    /// What is done about data pages, where they carry checksums.
+    pub(crate) pages: Option<PageChecks>,
     /// The next part number of each source.
     pub(crate) numbers: Vec<AtomicU32>,
     /// Bytes of the files archived so far.
@@ -240,11 +243,22 @@ impl OpenTar {
                 };
                 // What grows from here on is WAL's to repeat; the size is that of the file we opened.
                 let size = file.metadata().map_err(unreadable)?.len();
-                let mut content = Interruptible { content: &mut file, interrupt: &copy.interrupt };
-                self.file(copy, &Member { path: &entry.path, attributes, size }, &mut content)
+                let member = Member { path: &entry.path, attributes, size };
+                self.checked_file(copy, &member, &mut file)
                     .map_err(|error| error.context(format!("could not back up \"{}\"", entry.source.display())))
             }
         }
+    }
+
+    /// Archives a file, and looks at its pages where it has any.
+    fn checked_file(&mut self, copy: &Copy, member: &Member<'_>, file: &mut File) -> Result<()> {
+        let check = copy.pages.as_ref().and_then(|pages| pages.of_file(member.path));
+        let mut content = Interruptible { content: file, interrupt: &copy.interrupt };
+        let Some(mut check) = check else { return self.file(copy, member, &mut content) };
+        self.file(copy, member, &mut check.watch(&mut content))?;
+        let prefix = &copy.sources[self.source].manifest_prefix;
+        check.finish(&format!("{prefix}{}", member.path.display()), file);
+        Ok(())
     }
 
     fn file(&mut self, copy: &Copy, member: &Member<'_>, content: &mut dyn Read) -> Result<()> {

@@ -17,6 +17,7 @@ pub mod interrupt;
 pub mod keep;
 pub mod lay_down;
 mod ownership;
+mod page_checks;
 mod part_upload;
 mod parts;
 mod prefetch;

@@ -84,6 +84,9 @@ impl FromStr for BackupName {
     }
 }
 
+/// What the comment begins with that marks a backup of damaged pages.
+const DAMAGED_PAGES: &str = "barback: damaged pages in ";
+
 /// How far a backup came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackupStatus {
@@ -239,6 +242,18 @@ impl Backup {
             summarize_wal: None,
             comments: Vec::new(),
         }
+    }
+
+    /// Where the cluster's pages were damaged when the backup read them, as a comment of its record tells; none when no such
+    /// page was found, or none was looked for.
+    #[must_use]
+    pub fn damaged_pages(&self) -> Option<&str> {
+        self.comments.iter().find_map(|comment| comment.strip_prefix(DAMAGED_PAGES))
+    }
+
+    /// Marks it as a backup of damaged pages; `line` says where.
+    pub fn mark_damaged_pages(&mut self, line: &str) {
+        self.comments.push(format!("{DAMAGED_PAGES}{line}"));
     }
 
     /// True when the backup is complete and says all that a restore must know.

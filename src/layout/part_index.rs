@@ -1,7 +1,7 @@
 //! `barback.json`: what a backup consists of, so that every byte can be checked and a restore needs nothing else.
 
 use std::collections::HashSet;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -58,6 +58,52 @@ pub struct PartIndex {
     pub parts: Vec<Part>,
     /// PostgreSQL's `backup_manifest`, when one was written.
     pub manifest: Option<ManifestObject>,
+    /// Relation files with damaged pages: none found when empty, none looked for when not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<Vec<DamagedFile>>,
+    /// The size of a data page; not there in indexes of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_bytes: Option<u32>,
+}
+
+/// A relation file whose pages were damaged when the backup read them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedFile {
+    /// Its path in the data directory, as in the manifest: `base/5/16384.1`, `pg_tblspc/16400/PG_15_202209061/5/16384`.
+    pub path: String,
+    /// The first damaged blocks, numbered within the relation; a backup keeps 1000 in all.
+    pub blocks: Vec<u32>,
+    /// How many blocks are damaged.
+    pub count: u64,
+}
+
+/// How many blocks of a file are named in one line.
+const BLOCKS_SHOWN: usize = 10;
+/// How many files are.
+const FILES_SHOWN: usize = 10;
+
+impl Display for DamagedFile {
+    /// `"base/5/16384": blocks 7, 9 and 3 more`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: Vec<String> = self.blocks.iter().take(BLOCKS_SHOWN).map(u32::to_string).collect();
+        let word = if self.count == 1 { "block" } else { "blocks" };
+        let more = self.count.saturating_sub(shown.len() as u64);
+        match (shown.is_empty(), more) {
+            (true, _) => write!(f, "\"{}\": {more} {word}", self.path),
+            (false, 0) => write!(f, "\"{}\": {word} {}", self.path, shown.join(", ")),
+            (false, _) => write!(f, "\"{}\": {word} {} and {more} more", self.path, shown.join(", ")),
+        }
+    }
+}
+
+/// The damage of a backup in one line, of which its length does not depend.
+#[must_use]
+pub fn damage_line(files: &[DamagedFile]) -> String {
+    let mut shown: Vec<String> = files.iter().take(FILES_SHOWN).map(ToString::to_string).collect();
+    if files.len() > FILES_SHOWN {
+        shown.push(format!("and in {} more files", files.len() - FILES_SHOWN));
+    }
+    shown.join("; ")
 }
 
 /// One tar archive.
@@ -221,6 +267,8 @@ mod tests {
                 sha256: "f".repeat(64),
                 content_bytes: 50,
             }),
+            damaged: Some(vec![DamagedFile { path: "base/5/16384".to_owned(), blocks: vec![7, 9], count: 5 }]),
+            block_bytes: Some(8192),
         }
     }
 
@@ -252,6 +300,31 @@ mod tests {
     fn an_index_without_a_manifest_is_valid() {
         let without = PartIndex { manifest: None, ..index() };
         assert_eq!(PartIndex::from_json(without.to_json().unwrap().as_bytes()).unwrap(), without);
+    }
+
+    #[test]
+    fn an_index_of_an_older_version_says_nothing_of_damage_and_is_valid() {
+        let without = PartIndex { damaged: None, block_bytes: None, ..index() };
+        let json = without.to_json().unwrap();
+        assert!(!json.contains("damaged") && !json.contains("block_bytes"), "{json}");
+        assert_eq!(PartIndex::from_json(json.as_bytes()).unwrap(), without);
+    }
+
+    #[test]
+    fn damage_is_told_in_one_line_however_much_there_is() {
+        let file = |path: &str, blocks: std::ops::Range<u32>, count| DamagedFile {
+            path: path.to_owned(),
+            blocks: blocks.collect(),
+            count,
+        };
+        let files = [file("base/5/1", 7..8, 1), file("base/5/2", 0..2, 5), file("base/5/3", 0..0, 2)];
+        assert_eq!(
+            damage_line(&files),
+            "\"base/5/1\": block 7; \"base/5/2\": blocks 0, 1 and 3 more; \"base/5/3\": 2 blocks"
+        );
+        let many = vec![file("base/5/16384", 0..1000, 131_072); 500];
+        let line = damage_line(&many);
+        assert!(line.ends_with("; and in 490 more files") && line.len() < 1000, "{line}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::ending::{self, Stop};
 use super::quirks::Quirks;
 use super::requests::{self, retry};
 use super::{hook, output};
+use crate::cli::damage;
 use crate::cli::invocation::StoreSettings;
 use crate::cli::run::{Surroundings, as_libpq_sees_it, multi_threaded, single_threaded};
 use crate::cli::store::{Traffic, identity, open};
@@ -162,7 +163,12 @@ impl Run<'_> {
             ..self.store(retry::OTHER_S)?
         };
         let Some(archive) = self.open_with(store, traffic).await? else { return Ok(()) };
-        backup::backup(&archive, request, Arc::new(Progress::default())).await.map(drop).map_err(failed_backup)
+        let done = backup::backup(&archive, request, Arc::new(Progress::default())).await.map_err(failed_backup)?;
+        // Barman does not look at pages: whoever counts on its exit codes has a backup that can be restored.
+        if let Some(damage) = damage::of(&done) {
+            tracing::error!("{}", ending::with_hint(&damage));
+        }
+        Ok(())
     }
 
     async fn check_wal_archive(&self, timeline: Option<u64>) -> Result<(), Stop> {

@@ -60,7 +60,7 @@ fn list_text(style: Style, backups: &[Backup]) -> String {
             vec![
                 backup.id.to_string(),
                 clean(backup.name.as_deref().unwrap_or("")),
-                clean(&backup.status.to_string()),
+                clean(&status(backup)),
                 time.map_or(String::new(), |time| time.format("%Y-%m-%d %H:%M:%S").to_string()),
                 local.map_or(String::new(), |local| local.format("%Y-%m-%d %H:%M:%S %:z").to_string()),
                 duration(backup).map_or(String::new(), human_duration),
@@ -103,6 +103,7 @@ fn show_text(style: Style, backup: &Backup) -> String {
         ("backup", backup.id.to_string()),
         ("name", plain(&backup.name)),
         ("status", clean(&backup.status.to_string())),
+        ("damaged pages", clean(backup.damaged_pages().unwrap_or(""))),
         ("error", plain(&backup.error)),
         ("restorable", if backup.is_restorable() { "yes" } else { "no" }.to_owned()),
         ("begin time", time(backup.begin_time)),
@@ -130,6 +131,12 @@ fn show_text(style: Style, backup: &Backup) -> String {
     fields(0, &entries)
 }
 
+/// The status, and beside it what would otherwise be overlooked.
+fn status(backup: &Backup) -> String {
+    let damaged = if backup.damaged_pages().is_some() { ", damaged pages" } else { "" };
+    format!("{}{damaged}", backup.status)
+}
+
 fn duration(backup: &Backup) -> Option<Duration> {
     (backup.end_time? - backup.begin_time?).to_std().ok()
 }
@@ -146,6 +153,8 @@ struct BackupView<'a> {
     status: String,
     restorable: bool,
     error: Option<&'a str>,
+    /// Where, as text.
+    damaged_pages: Option<&'a str>,
     begin_time: Option<String>,
     end_time: Option<String>,
     duration_s: Option<f64>,
@@ -196,6 +205,7 @@ impl<'a> BackupView<'a> {
             status: backup.status.to_string(),
             restorable: backup.is_restorable(),
             error: backup.error.as_deref(),
+            damaged_pages: backup.damaged_pages(),
             begin_time: time(backup.begin_time),
             end_time: time(backup.end_time),
             duration_s: duration(backup).map(|duration| duration.as_secs_f64()),
@@ -289,6 +299,19 @@ ID               NAME            STATUS  ENDED (UTC)                TOOK     SIZ
         );
         let local = printed(|out| list(out, style(OutputFormat::Text, 2), "main", &backups()));
         assert!(local.contains("ENDED (LOCAL)") && local.contains("2026-06-08 13:36:05 +02:00"), "{local}");
+    }
+
+    #[test]
+    fn a_backup_of_damaged_pages_is_marked_wherever_it_is_shown() {
+        let mut backups = backups();
+        backups[0].mark_damaged_pages("\"base/5/16384\": block 7");
+        let text = printed(|out| list(out, style(OutputFormat::Text, 0), "main", &backups));
+        assert!(text.contains("  DONE, damaged pages  2026-06-08"), "{text}");
+        let text = printed(|out| show(out, style(OutputFormat::Text, 0), &backups[0]));
+        assert!(text.contains("status             DONE\ndamaged pages      \"base/5/16384\": block 7\n"), "{text}");
+        let json = printed(|out| show(out, style(OutputFormat::Json, 0), &backups[0]));
+        let document: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(document["backup"]["damaged_pages"], "\"base/5/16384\": block 7");
     }
 
     #[test]

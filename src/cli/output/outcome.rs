@@ -10,6 +10,7 @@ use super::{Style, clean, emit, emit_json};
 use crate::cli::invocation::OutputFormat;
 use crate::cli::quantity::{human_duration, human_rate, human_size};
 use crate::error::Result;
+use crate::layout::part_index::{DamagedFile, damage_line};
 
 /// The longest bar of a chart, in cells.
 const CHART_WIDTH: u128 = 24;
@@ -50,6 +51,8 @@ pub struct BackupOutcome {
     pub wal_segments_shipped: usize,
     /// What the time went into.
     pub phases: Vec<Phase>,
+    /// Relation files with damaged pages, `{"path": …, "blocks": […], "count": …}`; null when pages carry no checksums.
+    pub damaged: Option<Vec<DamagedFile>>,
 }
 
 /// A data directory that has been restored. Field by field the JSON document, under `"restore"`.
@@ -96,6 +99,7 @@ pub fn backup_summary(style: Style, outcome: &BackupOutcome) -> String {
         ("stored", format!("{}{}", human_size(outcome.stored_bytes), ratio(outcome.size_bytes, outcome.stored_bytes))),
         ("took", took(outcome.size_bytes, outcome.duration)),
         ("WAL", format!("{} to {}, {}", outcome.begin_lsn, outcome.end_lsn, wal_segments(outcome))),
+        ("pages", damage(outcome)),
     ];
     let chart = phases(style, &outcome.phases);
     format!("Backup {}{named} is complete\n\n{}{chart}", outcome.id, fields(2, &entries))
@@ -137,6 +141,12 @@ fn wal_segments(outcome: &BackupOutcome) -> String {
         0 => counted,
         shipped => format!("{counted}, {shipped} shipped by this backup"),
     }
+}
+
+/// Nothing when there is none: the error that follows says the rest.
+fn damage(outcome: &BackupOutcome) -> String {
+    let files = outcome.damaged.as_deref().unwrap_or_default();
+    if files.is_empty() { String::new() } else { clean(&format!("damaged in {}", damage_line(files))) }
 }
 
 fn took(bytes: u64, duration: Duration) -> String {
@@ -215,6 +225,7 @@ mod tests {
             wal_segments: 3,
             wal_segments_shipped: 1,
             phases: steps(),
+            damaged: Some(Vec::new()),
         }
     }
 
