@@ -1,4 +1,4 @@
-//! Bytes to bytes in one pass: compression, digests, tar; no files, no network.
+//! Bytes to bytes in one pass: compression, digests, tar, page checksums; no files, no network.
 
 use std::io;
 
@@ -8,6 +8,7 @@ pub mod compression;
 pub mod digest;
 mod frames;
 mod lz4_high;
+pub mod page_checksum;
 pub mod tar;
 
 /// What a failed write into a sink, or a failed read of local content, means: `Local`, with the cause's text.

@@ -14,7 +14,7 @@ pub mod data_directory;
 pub mod os_user;
 pub mod passfile;
 pub mod pg_control;
-mod relation_file;
+pub mod relation_file;
 pub mod server;
 pub mod settings;
 mod tls;

@@ -27,6 +27,8 @@ const STATE: usize = 16;
 const CHECKPOINT: usize = 32;
 const TIMELINE: usize = 48;
 const MIN_RECOVERY_POINT: usize = 136;
+const BLOCK_BYTES: usize = 216;
+const BLOCKS_PER_SEGMENT: usize = 220;
 const SEGMENT_SIZE: usize = 228;
 const CHECKSUM_VERSION: usize = 252;
 
@@ -68,6 +70,10 @@ pub struct ControlFile {
     pub min_recovery_end_lsn: Lsn,
     /// Whether data pages carry checksums.
     pub data_checksums: bool,
+    /// The size of data pages.
+    pub block_bytes: u32,
+    /// How many data pages one file of a large relation holds.
+    pub blocks_per_segment: u32,
     /// The size of WAL segments.
     pub segment_size: SegmentSize,
     /// The file's bytes, all 8192 of them.
@@ -111,10 +117,20 @@ impl ControlFile {
             timeline: TimelineId::new(word(TIMELINE)).ok_or_else(|| Error::corrupt("the timeline is 0"))?,
             min_recovery_end_lsn: Lsn(long(MIN_RECOVERY_POINT)),
             data_checksums: word(CHECKSUM_VERSION) != 0,
+            block_bytes: block_bytes(word(BLOCK_BYTES))?,
+            blocks_per_segment: word(BLOCKS_PER_SEGMENT),
             segment_size: SegmentSize::new(u64::from(word(SEGMENT_SIZE)))?,
             raw,
         })
     }
+}
+
+/// One of the sizes PostgreSQL can be built with.
+fn block_bytes(bytes: u32) -> Result<u32> {
+    if bytes.is_power_of_two() && (1 << 10..=1 << 15).contains(&bytes) {
+        return Ok(bytes);
+    }
+    Err(Error::corrupt(format!("{bytes} bytes is not the size of a data page")))
 }
 
 /// PostgreSQL's `DBState`.
@@ -190,6 +206,7 @@ mod tests {
             assert_eq!(file.timeline, TimelineId::FIRST);
             assert_eq!(file.min_recovery_end_lsn, Lsn(0));
             assert_eq!(file.segment_size, SegmentSize::DEFAULT);
+            assert_eq!((file.block_bytes, file.blocks_per_segment), (8192, 131_072));
         }
     }
 
