@@ -29,9 +29,6 @@ const LONGEST_RUN: TimeDelta = TimeDelta::days(1);
 /// So many findings of one kind are told one by one.
 const TOLD_EACH: usize = 10;
 
-/// How the comment in `backup.info` begins that says a backup holds damaged pages.
-pub const DAMAGED_COMMENT: &str = "barback: damaged pages";
-
 /// The newest verification of one thing at one depth that is on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verification {
@@ -237,16 +234,16 @@ impl ArchiveFacts<'_> {
     }
 
     fn damaged_pages(&self) -> Vec<Finding> {
-        let damaged = self.done().filter(|backup| is_damaged(backup)).map(|backup| {
-            let comment = backup.comments.iter().find(|comment| comment.starts_with(DAMAGED_COMMENT));
-            Finding::new(
-                Severity::Problem,
-                "damaged-pages",
-                format!("backup \"{}\" was taken of a damaged cluster: {}", backup.id, comment.map_or("", |c| c)),
-                "its damaged blocks cannot be read after a restore either",
-            )
-            .with_next(format!("barback show {}", backup.id))
-        });
+        let damaged =
+            self.done().filter_map(|backup| Some((backup, backup.damaged_pages()?))).map(|(backup, pages)| {
+                Finding::new(
+                    Severity::Problem,
+                    "damaged-pages",
+                    format!("backup \"{}\" was taken of a cluster with damaged pages: {pages}", backup.id),
+                    "its damaged blocks cannot be read after a restore either",
+                )
+                .with_next(format!("barback show {}", backup.id))
+            });
         told_each(damaged.collect())
     }
 
@@ -318,12 +315,6 @@ impl ArchiveFacts<'_> {
         }
         found
     }
-}
-
-/// True for a backup that was marked when it was taken: pages of the cluster were damaged already.
-#[must_use]
-pub fn is_damaged(backup: &Backup) -> bool {
-    backup.comments.iter().any(|comment| comment.starts_with(DAMAGED_COMMENT))
 }
 
 /// True for a backup that may be on its way this very moment.
@@ -550,7 +541,7 @@ mod tests {
         given.stored = now();
         given.backups[0].system_identifier = Some(SystemIdentifier(1));
         given.backups[1].system_identifier = Some(SystemIdentifier(2));
-        given.backups[2].comments = vec![format!("{DAMAGED_COMMENT} in 1 file")];
+        given.backups[2].mark_damaged_pages("\"base/5/16384\": block 7");
         given.strangers = 3;
         given.empty_wal = vec!["main/wals/x".to_owned()];
         given.leftovers = 1;
