@@ -61,6 +61,20 @@ pub fn read_at_most(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     Ok(content)
 }
 
+/// The same of a file that somebody else may rename and write to again meanwhile, as PostgreSQL does with WAL it has no
+/// more use for: fails, with an error like that of a file that is not there, unless `path` is still its name afterwards.
+pub fn read_unmoved(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
+    use std::os::unix::fs::MetadataExt;
+    let looked = |path: &Path| fs::metadata(path).map_err(|cause| Error::local("read file", path, cause));
+    let before = looked(path)?;
+    let content = read_at_most(path, limit_bytes)?;
+    let after = looked(path)?;
+    if (before.dev(), before.ino()) != (after.dev(), after.ino()) {
+        return Err(Error::local("read file", path, std::io::Error::other("another took its place meanwhile")));
+    }
+    Ok(content)
+}
+
 /// The first `limit_bytes` of a file, or all of it when it is shorter, and its length. Errors: `Local`.
 pub fn read_beginning(path: &Path, limit_bytes: u64) -> Result<(Vec<u8>, u64)> {
     use std::io::Read;

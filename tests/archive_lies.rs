@@ -1,6 +1,7 @@
 //! Ways in which an archive could say "archived" and lie, or take one cluster's WAL for another's: each is caught.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use rustix::process::Signal;
 
 mod harness;
 use harness::{
-    Cluster, ClusterOptions, Fault, Filling, Finished, Postgres, Run, S3Server, SYSTEM_IDENTIFIER, TestStore,
-    barback_binary, for_each_store, segment, segment_of,
+    Cluster, ClusterOptions, Fault, Filling, Finished, Postgres, Run, S3Server, SYSTEM_IDENTIFIER, Site, TestStore,
+    barback_binary, files_below, for_each_store, segment, segment_of,
 };
 
 const FIVE: &str = "000000010000000000000005";
@@ -328,6 +329,114 @@ fn a_backup_of_another_cluster_is_refused_before_the_server_is_asked_to_begin() 
     // A backup may be the first that comes, and then the archive is its cluster's.
     backup("other").expect_code(0);
     archive_to(&store, "other", FIVE, &ours(FIVE), 4);
+}
+
+#[test]
+fn a_cluster_that_was_initialised_anew_archives_nothing_and_its_server_says_why() {
+    let Some(version) = Postgres::newest() else { return };
+    let site = Site::on_files(&version);
+    let mut old = site.primary(small_segments());
+    old.archive_everything();
+    old.stop("fast");
+    let before = stored(&site);
+    let new = site.primary(small_segments().name("again"));
+    new.psql("SELECT pg_create_restore_point('x'); SELECT pg_switch_wal()");
+    wait_for_failure(&new);
+    let log = new.log();
+    let identifier = new.psql("SELECT system_identifier FROM pg_control_system()");
+    assert!(log.contains(&format!("this is the cluster with system identifier {identifier}")), "{log}");
+    assert!(log.contains("HINT: Archive this cluster under another server name"), "{log}");
+    assert!(stored(&site) == before, "the old cluster's archive was touched");
+}
+
+#[test]
+fn a_volume_that_was_rolled_back_overwrites_nothing_and_is_told_so() {
+    let Some(version) = Postgres::newest() else { return };
+    let site = Site::on_files(&version);
+    let mut cluster = site.primary(small_segments());
+    cluster.archive_everything();
+    cluster.stop("fast");
+    let snapshot = site.dir.join("snapshot");
+    Run::new("/bin/cp").arg("-a").arg(cluster.data()).arg(&snapshot).success();
+    cluster.start();
+    cluster.psql("CREATE TABLE t AS SELECT 1 AS the_first_life");
+    cluster.archive_everything();
+    cluster.archive_everything();
+    cluster.stop("fast");
+    let before = stored(&site);
+
+    let mut back = Cluster::open(&site.dir, &snapshot, &version);
+    back.start();
+    back.psql("CREATE TABLE t AS SELECT 2 AS the_second_life; SELECT pg_switch_wal()");
+    wait_for_failure(&back);
+    let log = back.log();
+    assert!(log.contains("Both are of cluster") && log.contains("set back to an earlier state"), "{log}");
+    back.stop("immediate");
+    assert!(stored(&site) == before, "the first life's WAL was touched");
+}
+
+#[test]
+fn a_clone_that_kept_the_archive_command_cannot_write_into_the_original_archive_under_other_bytes() {
+    let Some(version) = Postgres::newest() else { return };
+    let site = Site::on_files(&version);
+    let cluster = site.primary(small_segments());
+    let mut clone = Cluster::standby_of(&cluster, &site.dir, "clone");
+    std::fs::remove_file(clone.data().join("standby.signal")).unwrap();
+    cluster.psql("CREATE TABLE t AS SELECT 1 AS original");
+    for _ in 0..3 {
+        cluster.archive_everything();
+    }
+    let before = stored(&site);
+    clone.start();
+    clone.psql("CREATE TABLE t AS SELECT 2 AS clone; SELECT pg_switch_wal()");
+    wait_for_failure(&clone);
+    assert!(clone.log().contains("is a clone"), "{}", clone.log());
+    clone.stop("immediate");
+    assert!(stored(&site) == before, "the original's WAL was touched");
+    // The original goes on.
+    cluster.archive_everything();
+}
+
+#[test]
+fn a_store_that_was_away_costs_no_segment() {
+    let Some(version) = Postgres::newest() else { return };
+    let site = Site::on_files(&version);
+    let cluster = site.primary(small_segments());
+    let first = cluster.archive_everything();
+    let (store, away) = (site.dir.join("store"), site.dir.join("away"));
+    std::fs::rename(&store, &away).unwrap();
+    // As a mount point looks without its mount.
+    site.dir.create_dir("store");
+    for _ in 0..4 {
+        cluster.psql("SELECT pg_create_restore_point('x'); SELECT pg_switch_wal()");
+    }
+    wait_for_failure(&cluster);
+    assert!(cluster.log().contains("is it mounted?"), "{}", cluster.log());
+    assert!(stored(&site).is_empty(), "something was put below the mount point");
+    std::fs::remove_dir(&store).unwrap();
+    std::fs::rename(&away, &store).unwrap();
+    let last = cluster.archive_everything();
+    let number = |name: &str| u64::from_str_radix(&name[16..], 16).unwrap();
+    let segments: Vec<u64> = stored(&site)
+        .into_keys()
+        .filter_map(|path| Some(number(path.file_name()?.to_str()?.strip_suffix(".zst").filter(|n| n.len() == 24)?)))
+        .collect();
+    assert_eq!(segments, (segments[0]..=number(&last)).collect::<Vec<_>>());
+    assert!(number(&last) >= number(&first) + 4);
+}
+
+fn small_segments() -> ClusterOptions {
+    ClusterOptions::default().wal_segment_mb(1)
+}
+
+fn wait_for_failure(cluster: &Cluster) {
+    cluster.wait_until("SELECT failed_count > 0 FROM pg_stat_archiver", "t", Duration::from_mins(1));
+}
+
+/// The objects of a file store, and their contents.
+fn stored(site: &Site) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = files_below(&site.dir.join("store")).into_iter();
+    files.map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
 }
 
 /// Archives `content` under `name`; what barback said.

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 
 use super::exit_code::Caller;
 use super::status::StatusArgs;
+use super::wal_archive_all::WalArchiveAllArgs;
 use crate::domain::backup::BackupName;
 use crate::domain::compression::Compression;
 use crate::domain::recovery_target::TargetRequest;
@@ -147,6 +148,8 @@ pub struct CompressionChoice {
 pub enum Command {
     /// `wal-archive PATH`; compressed as `Settings::wal_compression` says.
     WalArchive(WalArchiveArgs),
+    /// `wal-archive --all DIR`; compressed alike.
+    WalArchiveAll(WalArchiveAllArgs),
     /// `wal-restore NAME DEST`; looks for `Settings::wal_compression`'s suffix first.
     WalRestore(WalRestoreArgs),
     /// `backup`; WAL it has to ship itself is compressed as `Settings::wal_compression` says.

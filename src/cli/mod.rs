@@ -18,4 +18,5 @@ pub mod quantity;
 pub mod run;
 pub mod status;
 mod store;
+pub mod wal_archive_all;
 pub mod zone;

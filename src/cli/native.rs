@@ -15,7 +15,8 @@ use super::invocation::{
     AddressingStyle, BackupArgs, Command, Invocation, LogFormat, LogSettings, RestoreArgs, Run, Settings,
     StoreSettings, WalArchiveArgs, WalRestoreArgs,
 };
-use super::native_grammar::{Cli, GlobalOptions, RestoreOptions, Words, absolute};
+use super::native_grammar::{Cli, GlobalOptions, RestoreOptions, WalArchiveOptions, Words, absolute};
+use super::wal_archive_all::{DEFAULT_JOBS, WalArchiveAllArgs};
 use super::zone::Zone;
 use super::{log, output};
 use crate::error::{Error, ErrorKind, Result};
@@ -232,7 +233,13 @@ fn hand_on(store: &StoreSettings, config: Option<&Path>, only_in_file: impl Fn(S
 
 fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
     Ok(match words {
-        Words::WalArchive(options) => Command::WalArchive(WalArchiveArgs { path: options.path }),
+        Words::WalArchive(WalArchiveOptions { all: Some(directory), jobs, .. }) => {
+            Command::WalArchiveAll(WalArchiveAllArgs { directory, jobs: jobs.unwrap_or(DEFAULT_JOBS) })
+        }
+        Words::WalArchive(options) => {
+            let path = options.path.ok_or_else(|| Error::usage("there is no file to archive"))?;
+            Command::WalArchive(WalArchiveArgs { path })
+        }
         Words::WalRestore(options) => {
             Command::WalRestore(WalRestoreArgs { name: options.name, destination: options.destination })
         }

@@ -93,7 +93,9 @@ pub(super) enum Words {
     /// Archive a WAL file, for archive_command
     #[command(after_help = "Example, in postgresql.conf:\n  archive_command = 'barback wal-archive %p'\n\n\
                             Exits 0 only when the store has confirmed the object. A file that is already there with the \
-                            same content is a success; with other content it is an error, and is never overwritten.")]
+                            same content is a success; with other content it is an error, and is never overwritten.\n\n\
+                            After a failover, a shutdown or a long outage:\n  \
+                            barback wal-archive --all /var/lib/postgresql/15/main/pg_wal")]
     WalArchive(WalArchiveOptions),
     /// Restore a WAL file, for restore_command
     #[command(after_help = "Example, in postgresql.conf:\n  restore_command = 'barback wal-restore %f %p'\n\n\
@@ -149,8 +151,14 @@ pub(super) enum Words {
 #[derive(Debug, Args)]
 pub(super) struct WalArchiveOptions {
     /// The file to archive: %p
-    #[arg(value_name = "PATH")]
-    pub path: PathBuf,
+    #[arg(value_name = "PATH", required_unless_present = "all")]
+    pub path: Option<PathBuf>,
+    /// Archive every finished file of this pg_wal that is not in the store
+    #[arg(long, value_name = "DIR", conflicts_with = "path")]
+    pub all: Option<PathBuf>,
+    /// With --all: files on their way at once [default: 2]
+    #[arg(long, value_name = "N", value_parser = config::jobs, requires = "all", conflicts_with = "path")]
+    pub jobs: Option<usize>,
     /// none, gzip, bzip2, xz, zstd, lz4 or snappy [default: zstd]
     #[arg(long, value_name = "WORD")]
     pub compression: Option<Compression>,

@@ -71,6 +71,6 @@ pub(super) fn backup(
     })
 }
 
-fn wal_compression(choice: CompressionChoice) -> WalCompression {
+pub(super) fn wal_compression(choice: CompressionChoice) -> WalCompression {
     WalCompression { codec: choice.codec, level: choice.level }
 }

@@ -16,6 +16,7 @@ use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, S
 use crate::cli::progress::Screen;
 use crate::cli::status;
 use crate::cli::store::{Traffic, open};
+use crate::cli::wal_archive_all;
 use crate::cli::zone::Zone;
 use crate::commands::backup::{self, BackupDone};
 use crate::commands::catalog;
@@ -68,6 +69,7 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
                     .await?;
             wal_archive(&archive, &native_requests::wal_archive(args, &settings, around.now)).await.map(drop)
         }),
+        Command::WalArchiveAll(args) => wal_archive_all::run(&args, &settings, around, out),
         Command::WalRestore(args) => single_threaded()?.block_on(async {
             let download = SegmentSize::MAX.bytes();
             let archive =

@@ -126,7 +126,7 @@ impl Archive {
     }
 
     /// Success when the object at `key` holds the very content of `ours`, a conflict naming both digests otherwise.
-    async fn compare(
+    pub(crate) async fn compare(
         &self,
         name: &WalFileName,
         key: &str,
@@ -176,7 +176,7 @@ struct Sealed {
 
 /// Reads the file at `path`, checks, digests and compresses it. Blocking.
 fn seal(name: &WalFileName, path: &Path, how: Storing) -> Result<Sealed> {
-    let content = disk::read_at_most(path, WAL_LIMIT_BYTES)?;
+    let content = disk::read_unmoved(path, WAL_LIMIT_BYTES)?;
     let system_identifier = match how.check {
         ContentCheck::Unchecked => None,
         ContentCheck::Checked => {

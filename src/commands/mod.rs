@@ -28,6 +28,7 @@ pub mod survey;
 pub mod target_directory;
 mod unpack;
 pub mod wal_archive;
+pub mod wal_archive_all;
 pub mod wal_archive_check;
 pub mod wal_presence;
 pub mod wal_restore;

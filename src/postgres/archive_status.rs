@@ -1,11 +1,63 @@
-//! The timeline histories that lie in `pg_wal`.
+//! What lies in `pg_wal`: WAL files, timeline histories, and what PostgreSQL has noted about their archiving.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use crate::domain::segment::WalFileName;
 use crate::domain::timeline::{TimelineHistory, TimelineId};
 use crate::error::{Error, Result};
+
+/// The directory in `pg_wal` with a file `<name>.ready` or `<name>.done` for each that is to be archived, or was.
+const STATUS_DIRECTORY: &str = "archive_status";
+
+/// True for a directory that is a cluster's `pg_wal`, as far as what lies in it tells.
+#[must_use]
+pub fn is_pg_wal(directory: &Path) -> bool {
+    directory.join(STATUS_DIRECTORY).is_dir()
+}
+
+/// The names of all WAL files in `pg_wal`, in the order of time: those of a timeline after its history. Blocking.
+///
+/// Errors: `Local`.
+pub fn wal_files(pg_wal: &Path) -> Result<Vec<WalFileName>> {
+    let mut files = Vec::new();
+    for_each_name(pg_wal, |name| {
+        files.extend(name.parse::<WalFileName>());
+        Ok(())
+    })?;
+    files.sort_unstable_by_key(|file| match *file {
+        WalFileName::TimelineHistory(timeline) => (timeline, None, *file),
+        WalFileName::Segment(segment) | WalFileName::Partial(segment) | WalFileName::BackupHistory(segment, _) => {
+            (segment.timeline, Some(segment), *file)
+        }
+    });
+    Ok(files)
+}
+
+/// What PostgreSQL has noted about the archiving of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// `.ready`: the archiver is asked for it.
+    Ready,
+    /// `.done`: the archiver is not to be asked for it, whether it has been archived or not.
+    Done,
+}
+
+/// What PostgreSQL has noted about each file of `pg_wal`. Blocking. Errors: `Local`.
+pub fn statuses(pg_wal: &Path) -> Result<BTreeMap<WalFileName, Status>> {
+    let mut statuses = BTreeMap::new();
+    for_each_name(&pg_wal.join(STATUS_DIRECTORY), |name| {
+        let noted = [(".ready", Status::Ready), (".done", Status::Done)];
+        for (end, status) in noted {
+            if let Some(Ok(name)) = name.strip_suffix(end).map(str::parse::<WalFileName>) {
+                statuses.insert(name, status);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(statuses)
+}
 
 /// The timelines whose history files lie in `pg_wal`, ascending. Blocking. Errors: `Local`.
 pub fn history_files(pg_wal: &Path) -> Result<Vec<TimelineId>> {
@@ -63,6 +115,35 @@ mod tests {
         assert_eq!(history_files(directory.path()).unwrap(), [timeline(2), timeline(10)]);
         assert_eq!(read_history(directory.path(), timeline(2)).unwrap().ancestors.len(), 1);
         assert_eq!(read_history(directory.path(), timeline(1)).unwrap(), TimelineHistory::root(timeline(1)));
+    }
+
+    #[test]
+    fn wal_files_come_in_the_order_of_time_with_what_is_noted_of_them() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(!is_pg_wal(directory.path()));
+        fs::create_dir(directory.path().join("archive_status")).unwrap();
+        assert!(is_pg_wal(directory.path()));
+        let in_order = [
+            "000000010000000000000009",
+            "00000001000000000000000A",
+            "00000001000000000000000A.partial",
+            "00000001000000000000000A.00000028.backup",
+            "00000002.history",
+            "00000002000000000000000A",
+        ];
+        for name in in_order.iter().rev().chain(&["xlogtemp.123", ".000000010000000000000009.barback-1"]) {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        for name in ["00000002.history.ready", "000000010000000000000009.done", "x.ready", "000000010000000000000009"] {
+            fs::write(directory.path().join("archive_status").join(name), "").unwrap();
+        }
+        let names: Vec<String> = wal_files(directory.path()).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(names, in_order);
+        let statuses = statuses(directory.path()).unwrap();
+        let noted: Vec<(String, Status)> =
+            statuses.into_iter().map(|(name, status)| (name.to_string(), status)).collect();
+        let wanted = [("000000010000000000000009", Status::Done), ("00000002.history", Status::Ready)];
+        assert_eq!(noted, wanted.map(|(name, status)| (name.to_owned(), status)));
     }
 
     #[test]

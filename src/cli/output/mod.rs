@@ -7,6 +7,7 @@ mod plan;
 mod status;
 mod status_view;
 mod table;
+mod wal_archive_all;
 
 use std::io::{ErrorKind as IoErrorKind, Write};
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use self::outcome::{BackupOutcome, Phase, RestoreOutcome, backup_summary, ba
 pub use self::plan::{PlanView, TargetView, WindowView, plan};
 pub use self::status::status;
 pub use self::status_view::StatusView;
+pub use self::wal_archive_all::{ShipOutcome, wal_shipped};
 use super::invocation::OutputFormat;
 use super::zone::Zone;
 use crate::error::{Error, ErrorKind, Result};
