@@ -214,6 +214,8 @@ fn plan_view(prepared: &PreparedRestore, request: &RestoreRequest) -> PlanView {
             from_lsn: Some(plan.window.from_lsn.to_string()),
             to_time: plan.window.to_time,
             to_lsn: Some(plan.window.to_lsn.to_string()),
+            last_commit_time: prepared.last_commit.map(|commit| commit.time),
+            last_commit_lsn: prepared.last_commit.map(|commit| commit.lsn.to_string()),
         },
         wal_segments: plan.wal_segments(),
         directory: prepared.directory.display().to_string(),

@@ -15,6 +15,7 @@ mod extract;
 mod identity;
 pub mod interrupt;
 pub mod keep;
+pub mod last_commit;
 pub mod lay_down;
 mod ownership;
 mod page_checks;

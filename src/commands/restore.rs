@@ -12,6 +12,7 @@ use crate::commands::archive::Archive;
 use crate::commands::catalog;
 use crate::commands::extract::{Leftover, Modes, fetch_file};
 use crate::commands::interrupt::Interrupt;
+use crate::commands::last_commit::{LastCommit, Outlook, outlook};
 use crate::commands::parts::{self, BackupParts};
 use crate::commands::progress::Progress;
 use crate::commands::target_directory::{self, Spaces};
@@ -65,6 +66,8 @@ pub struct PreparedRestore {
     pub stored_bytes: u64,
     /// Parts to fetch.
     pub parts: usize,
+    /// The last commit in the archive, where the target is a time.
+    pub last_commit: Option<LastCommit>,
     /// What was checked, in words.
     pub checks: Vec<String>,
     fetch: BackupParts,
@@ -119,7 +122,8 @@ const CONFIGURATION_LIMIT_BYTES: u64 = 16 << 20;
 /// Decides what to restore and checks all that can be checked; touches nothing.
 ///
 /// Requests: a listing of the backups and of the WAL, one small read for each backup and timeline history, one for
-/// the index. Errors: `Usage` for a target outside the window, naming both ends; `Mismatch` for other versions;
+/// the index; for a target that is a time, one to four segments. Errors: `NotFound` for a target outside the window, naming
+/// both ends, or for a time after the last commit; `Mismatch` for other versions;
 /// `Corrupt` for a backup whose parts are not all there; `Local` for a directory that cannot be used.
 pub async fn prepare(archive: &Archive, request: &RestoreRequest) -> Result<PreparedRestore> {
     let mut loaded = catalog::load(archive).await?;
@@ -141,6 +145,14 @@ pub async fn prepare(archive: &Archive, request: &RestoreRequest) -> Result<Prep
     plan.warnings
         .extend(loaded.unreadable.iter().map(|(id, _)| format!("backup \"{id}\" cannot be read and was left out")));
     let mut checks = vec!["the target lies inside the recoverable window".to_owned()];
+    let outlook = if request.with_recovery { outlook(archive, &mut plan).await? } else { Outlook::NotAsked };
+    let last_commit = match outlook {
+        Outlook::Stops(last_commit) => {
+            checks.push("a transaction ended after the target, where recovery will stop".to_owned());
+            last_commit
+        }
+        Outlook::Unknown | Outlook::NotAsked => None,
+    };
     let fetch = parts::find(archive, &plan.backup).await?;
     checks.push(format!("all {} parts of the backup are in the store, with their sizes", fetch.parts.len()));
     let directory = target_directory::absolute(&request.directory)?;
@@ -160,6 +172,7 @@ pub async fn prepare(archive: &Archive, request: &RestoreRequest) -> Result<Prep
         spaces,
         stored_bytes: fetch.parts.iter().map(|part| part.bytes).sum(),
         parts: fetch.parts.len(),
+        last_commit,
         checks,
         fetch,
         plan,

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use crate::commands::archive::{Archive, ContentCheck};
+use crate::commands::archive::{Archive, ContentCheck, unseal};
+use crate::commands::extract::READ_BYTES;
 use crate::commands::prefetch::{Neighbour, fetch_ahead};
 use crate::commands::spool::{Spool, SpoolOptions};
 use crate::disk;
 use crate::domain::compression::Compression;
-use crate::domain::segment::{SegmentName, WalFileName};
+use crate::domain::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{Listed, Place};
+use crate::store::{Fetched, Listed, Metadata, Place};
 use crate::wal::proof;
 
 /// How long recovery waits, once it has its segment, for those that are fetched ahead of it: a store that stalls on one of
@@ -119,6 +120,36 @@ fn is_excluded(request: &WalRestoreRequest) -> bool {
 
 fn absent(name: &WalFileName) -> Error {
     Error::new(ErrorKind::NotFound, format!("WAL file \"{name}\" is not in the archive"))
+}
+
+/// The content of a complete segment, in whatever format it is stored, and checked by its first page. One listing, and a
+/// request for each 8 MiB, as in a restore: whoever reads single segments must not wait longer for an answer than others.
+///
+/// Errors: `NotFound`; `Corrupt` and `Mismatch` for what is not the segment of that name; the store's.
+pub(crate) async fn read_segment(archive: &Archive, segment: SegmentName) -> Result<Vec<u8>> {
+    let name = WalFileName::Segment(segment);
+    let (directory, begins) = directory_and_name(archive, &name);
+    let objects = archive.store.list_names(&directory, &begins).await?;
+    let serving = objects.into_iter().filter_map(|object| Some((object.bytes, candidate(archive, &name, object)?)));
+    let whole = serving.filter(|(_, one)| !one.is_partial).min_by(|(_, a), (_, b)| a.key.cmp(&b.key));
+    let (bytes, Candidate { key, codec, .. }) = whole.ok_or_else(|| absent(&name))?;
+    let most = SegmentSize::MAX.bytes();
+    if bytes > most + most / 64 {
+        return Err(Error::corrupt(format!("object \"{key}\" is {bytes} bytes long, which no segment is")));
+    }
+    let mut stored = Vec::new();
+    while (stored.len() as u64) < bytes {
+        let begin = stored.len() as u64;
+        let piece = archive.store.get_range(&key, begin..bytes.min(begin + READ_BYTES)).await?;
+        if piece.is_empty() {
+            return Err(Error::corrupt(format!("object \"{key}\" ends after {begin} of {bytes} bytes")));
+        }
+        stored.extend_from_slice(&piece);
+    }
+    let fetched = Fetched { content: stored.into(), metadata: Metadata::new() };
+    let (content, _) = unseal(&key, codec, fetched)?;
+    proof::check(&name, &content, None).map_err(|error| error.context(format!("object \"{key}\" cannot be used")))?;
+    Ok(content)
 }
 
 async fn fetch(archive: &Archive, request: &WalRestoreRequest) -> Result<Vec<u8>> {

@@ -96,6 +96,11 @@ pub struct WindowView {
     pub to_time: Option<DateTime<Utc>>,
     /// Where that segment ends.
     pub to_lsn: Option<String>,
+    /// The last commit in it or the segments before it; only looked for when the target is a time.
+    #[serde(serialize_with = "time")]
+    pub last_commit_time: Option<DateTime<Utc>>,
+    /// Where its record begins.
+    pub last_commit_lsn: Option<String>,
 }
 
 /// Prints `view`.
@@ -124,6 +129,7 @@ fn text(style: Style, view: &PlanView) -> String {
             ("timeline", view.timeline.to_string()),
             ("window from", moment(style, view.window.from_time, view.window.from_lsn.as_deref())),
             ("window to", moment(style, view.window.to_time, view.window.to_lsn.as_deref())),
+            ("last commit", moment(style, view.window.last_commit_time, view.window.last_commit_lsn.as_deref())),
             ("WAL to replay", count(view.wal_segments, "segment")),
             ("directory", clean(&view.directory)),
             ("tablespaces", tablespaces.join("\n")),
@@ -216,6 +222,8 @@ mod tests {
                 from_lsn: Some("10/28".to_owned()),
                 to_time: None,
                 to_lsn: Some("17/0".to_owned()),
+                last_commit_time: "2026-06-08T12:00:00Z".parse().ok(),
+                last_commit_lsn: Some("16/FFFF0028".to_owned()),
             },
             wal_segments: 76,
             directory: "/srv/copy".to_owned(),
@@ -249,6 +257,7 @@ Restore plan (nothing has been touched)
   timeline       2
   window from    2026-06-01 02:04:05 UTC (04:04:05 +02:00), LSN 10/28
   window to      LSN 17/0
+  last commit    2026-06-08 12:00:00 UTC (14:00:00 +02:00), LSN 16/FFFF0028
   WAL to replay  76 segments
   directory      /srv/copy
   tablespaces    fast in /mnt/fast
