@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind};
 
 pub mod compression;
 pub mod digest;
+pub mod file_set;
 mod frames;
 mod lz4_high;
 pub mod page_checksum;

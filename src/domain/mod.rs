@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod compression;
 pub mod finding;
 pub mod lsn;
+pub mod needed_wal;
 pub mod recoverability;
 pub mod recovery_target;
 pub mod restorable;
@@ -18,6 +19,7 @@ pub mod restore_plan;
 pub mod segment;
 pub mod timeline;
 pub mod verification;
+pub mod verify_choice;
 pub mod wal_removal;
 pub mod window;
 

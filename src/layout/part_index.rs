@@ -207,7 +207,7 @@ fn check_digest(name: &str, sha256: &str) -> Result<(), String> {
 }
 
 /// Any type of the domain as the text it is written as everywhere else.
-mod as_text {
+pub(super) mod as_text {
     use std::str::FromStr;
 
     use super::{Deserialize, Deserializer, Display, Serializer};
