@@ -9,6 +9,7 @@
 //! | restore one WAL file | [`commands::wal_restore`] | 1 get |
 //! | take a base backup | [`commands::backup`] | parts, manifest, index, `backup.info` last |
 //! | lay a backup's files down | [`commands::lay_down`] | parts, `global/pg_control` last |
+//! | verify backups and WAL | [`commands::verify`] | one listing; deep: everything there is |
 //! | restore to a moment | [`commands::restore`] | catalogue, WAL names, parts, `global/pg_control` last |
 //!
 //! ```text

@@ -417,6 +417,7 @@ fn flags_of_every_command() -> BTreeSet<String> {
         "list",
         "show",
         "status",
+        "verify",
         "completions",
         "install-links",
         "version",

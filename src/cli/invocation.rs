@@ -9,6 +9,7 @@ use clap_complete::Shell;
 
 use super::exit_code::Caller;
 use super::status::StatusArgs;
+use super::verify::VerifyArgs;
 use super::wal_archive_all::WalArchiveAllArgs;
 use crate::domain::backup::BackupName;
 use crate::domain::compression::Compression;
@@ -165,6 +166,8 @@ pub enum Command {
     },
     /// `status`.
     Status(StatusArgs),
+    /// `verify [ID|--all]`.
+    Verify(VerifyArgs),
 }
 
 impl Command {

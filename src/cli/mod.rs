@@ -18,5 +18,6 @@ pub mod quantity;
 pub mod run;
 pub mod status;
 mod store;
+pub mod verify;
 pub mod wal_archive_all;
 pub mod zone;

@@ -258,6 +258,7 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
         Words::List => Command::List,
         Words::Show { id } => Command::Show { id },
         Words::Status(args) => Command::Status(args),
+        Words::Verify(args) => Command::Verify(args),
         Words::Completions { .. } | Words::InstallLinks { .. } | Words::Version => {
             return Err(Error::new(ErrorKind::Bug, "a command without a store came to one with a store"));
         }

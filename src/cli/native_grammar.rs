@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use super::config::{self, CompressionLayer, Layer};
 use super::invocation::{AddressingStyle, LogFormat, OutputFormat};
 use super::status::StatusArgs;
+use super::verify::VerifyArgs;
 use super::zone::Zone;
 use crate::domain::backup::BackupName;
 use crate::domain::compression::Compression;
@@ -128,6 +129,13 @@ pub(super) enum Words {
                             barback status --metrics > /var/lib/node_exporter/barback.prom\n\n\
                             Computed from the names in the store, whatever was said when they were written.")]
     Status(StatusArgs),
+    /// Is everything there: every object of a backup, and all WAL from its begin to now
+    #[command(
+        after_help = "Examples:\n  barback verify\n  barback verify --all --deep --sample 5% --max-duration 2h\n\n\
+                            Exits 0 when everything that was looked at is as it should be, 1 when something is missing or \
+                            damaged, 5 when not everything could be looked at."
+    )]
+    Verify(VerifyArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  barback completions bash > /etc/bash_completion.d/barback")]
     Completions {
@@ -328,6 +336,7 @@ impl Cli {
             Words::List
             | Words::Show { .. }
             | Words::Status(_)
+            | Words::Verify(_)
             | Words::Completions { .. }
             | Words::InstallLinks { .. }
             | Words::Version => {}

@@ -16,6 +16,7 @@ use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, S
 use crate::cli::progress::Screen;
 use crate::cli::status;
 use crate::cli::store::{Traffic, open};
+use crate::cli::verify;
 use crate::cli::wal_archive_all;
 use crate::cli::zone::Zone;
 use crate::commands::backup::{self, BackupDone};
@@ -84,6 +85,7 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
             output::list(out, around.stdout(&settings), &settings.store.server, loaded.catalog.backups())?;
             loaded.complete()
         }),
+        Command::Verify(args) => return multi_threaded()?.block_on(verify::run(args, &settings, around, out)),
         Command::Show { id } => single_threaded()?.block_on(async {
             let archive = open(&settings.store, around.environment, Traffic::SMALL_READS).await?;
             let mut loaded = catalog::load(&archive).await?;

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use crate::commands::archive::Archive;
 use crate::commands::survey::{Survey, survey};
+use crate::commands::verify_history::newest_verifications;
 use crate::domain::archive_health::{self, ArchiveFacts, Verification};
 use crate::domain::backup::Backup;
 use crate::domain::finding::Finding;
@@ -37,7 +38,8 @@ impl ArchiveState {
         let holdings = Holdings { backups: &backups, wal: &survey.wal, histories: &survey.histories };
         let recoverability = Recoverability::of(holdings);
         let segment_size = holdings.segment_size();
-        Ok(Self { recoverability, segment_size, backups, survey, verifications: Vec::new(), now })
+        let verifications = newest_verifications(&archive.prefix, &survey.ours);
+        Ok(Self { survey, backups, recoverability, segment_size, verifications, now })
     }
 
     /// What somebody should know about it, the worst first.

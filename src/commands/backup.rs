@@ -177,6 +177,7 @@ impl Run<'_> {
         let last = self.last_files(control, &stop)?;
         let ended = Ended { label: BackupLabel::parse(&stop.label)?, stop };
         let damaged = copy.pages.as_ref().map(|pages| pages.finish(ended.stop.lsn));
+        let torn = copy.pages.as_ref().map(PageChecks::torn).unwrap_or_default();
         parts.push(self.attended(interrupt, &copy, move |copy| copy.last_tar(&last)).await?);
         phases.push(("stop", stopping.elapsed()));
 
@@ -200,7 +201,7 @@ impl Run<'_> {
         parts.sort_by(|a, b| a.name.cmp(&b.name));
         let took = Took { total: self.started.elapsed(), workers: self.buffers.workers, phases: &phases };
         let record = catalog_entry::done(record, self.request, &ended, &took, damaged.as_deref().unwrap_or_default());
-        let index = PartIndex { damaged, ..self.index_of(&ended, id, parts, manifest) };
+        let index = PartIndex { damaged, torn, ..self.index_of(&ended, id, parts, manifest) };
         let json = index.to_json()?;
         self.archive.store.put(&self.archive.prefix.part_index(id), json.into(), &Metadata::new()).await?;
         let info = backup_info::write(&record);
@@ -257,6 +258,7 @@ impl Run<'_> {
             parts,
             manifest: Some(manifest),
             damaged: None,
+            torn: Vec::new(),
             block_bytes: Some(self.control.block_bytes),
         }
     }

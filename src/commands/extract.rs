@@ -7,26 +7,20 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Buf, Bytes};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
 use crate::codec::compression;
-use crate::codec::digest::{DigestReader, Sha256};
 use crate::codec::source_failure;
 use crate::codec::tar::{Entry, EntryKind, TarReader};
 use crate::commands::archive::Archive;
 use crate::commands::claims::{Claims, Place, is_numbered, staged_beside};
 use crate::commands::interrupt::{Interrupt, Interruptible};
+use crate::commands::object_stream::{PartToFetch, VerifiedObject};
 use crate::commands::ownership::Owner;
 use crate::commands::progress::Progress;
 use crate::disk;
-use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::keys::PartFamily;
-
-/// One request of a restore reads this much; two of them are in memory for each worker.
-pub(crate) const READ_BYTES: u64 = 8 << 20;
 
 /// Files are written through a buffer of this size.
 const WRITE_BYTES: usize = 256 << 10;
@@ -39,19 +33,6 @@ const CONTROL_FILE: &str = "global/pg_control";
 
 /// A control file is 8 KiB (PostgreSQL's `PG_CONTROL_FILE_SIZE`).
 const CONTROL_FILE_LIMIT_BYTES: u64 = 64 << 10;
-
-/// A part to fetch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PartToFetch {
-    pub(crate) key: String,
-    pub(crate) bytes: u64,
-    pub(crate) codec: Compression,
-    pub(crate) family: PartFamily,
-    /// Its place among the family's parts.
-    pub(crate) number: u32,
-    /// The digest of the object's bytes; Barman's backups have none.
-    pub(crate) sha256: Option<Sha256>,
-}
 
 /// Everything an extraction needs to know; shared by its workers.
 #[derive(Debug)]
@@ -307,112 +288,6 @@ fn copy(content: &mut impl Read, file: &mut File, buffer: &mut [u8], path: &Path
             Err(cause) => return Err(source_failure(cause)),
         };
         file.write_all(&buffer[..read]).map_err(|cause| Error::local("write file", path, cause))?;
-    }
-}
-
-/// An object as a blocking stream: read in ranges, one ahead, each retried on its own by the store.
-#[derive(Debug)]
-struct ObjectReader {
-    runtime: Handle,
-    archive: Archive,
-    key: String,
-    bytes: u64,
-    requested: u64,
-    ahead: Option<JoinHandle<Result<Bytes>>>,
-    current: Bytes,
-}
-
-impl ObjectReader {
-    fn new(runtime: &Handle, archive: &Archive, part: &PartToFetch) -> Self {
-        let mut reader = Self {
-            runtime: runtime.clone(),
-            archive: archive.clone(),
-            key: part.key.clone(),
-            bytes: part.bytes,
-            requested: 0,
-            ahead: None,
-            current: Bytes::new(),
-        };
-        reader.read_ahead();
-        reader
-    }
-
-    fn read_ahead(&mut self) {
-        let range = self.requested..(self.requested + READ_BYTES).min(self.bytes);
-        if range.is_empty() {
-            return;
-        }
-        self.requested = range.end;
-        let (store, key) = (self.archive.store.clone(), self.key.clone());
-        self.ahead = Some(self.runtime.spawn(async move { store.get_range(&key, range).await }));
-    }
-
-    fn next_range(&mut self) -> Result<Bytes> {
-        let Some(ahead) = self.ahead.take() else { return Ok(Bytes::new()) };
-        let died = |error| Error::new(ErrorKind::Bug, format!("a read failed: {error}"));
-        let bytes = self.runtime.block_on(ahead).map_err(died)??;
-        self.read_ahead();
-        Ok(bytes)
-    }
-}
-
-impl Read for ObjectReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.current.has_remaining() {
-            match self.next_range() {
-                Ok(bytes) => self.current = bytes,
-                // The store's own error travels inside and comes out as it went in.
-                Err(error) => return Err(io::Error::other(error)),
-            }
-        }
-        let taken = buffer.len().min(self.current.len());
-        self.current.copy_to_slice(&mut buffer[..taken]);
-        Ok(taken)
-    }
-}
-
-impl Drop for ObjectReader {
-    fn drop(&mut self) {
-        if let Some(ahead) = self.ahead.take() {
-            ahead.abort();
-        }
-    }
-}
-
-/// An object being read, whose size and digest are compared at the end. The decoder owns its reader, so the two share.
-struct VerifiedObject(Arc<Mutex<DigestReader<ObjectReader>>>);
-
-impl VerifiedObject {
-    fn open(runtime: &Handle, archive: &Archive, part: &PartToFetch) -> Self {
-        Self(Arc::new(Mutex::new(DigestReader::new(ObjectReader::new(runtime, archive, part)))))
-    }
-
-    fn reader(&self) -> SharedReader {
-        SharedReader(Arc::clone(&self.0))
-    }
-
-    /// Compares what was read to the end with what was stored.
-    fn verify(self, part: &PartToFetch) -> Result<()> {
-        let still_read = || Error::new(ErrorKind::Bug, "a part is still being read");
-        let reader = Arc::into_inner(self.0).ok_or_else(still_read)?;
-        let (_, digest, bytes) = reader.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
-        if bytes != part.bytes {
-            return Err(Error::corrupt(format!("{} bytes are expected, {bytes} came", part.bytes)));
-        }
-        match part.sha256 {
-            Some(expected) if expected != digest => {
-                Err(Error::corrupt(format!("it is damaged: SHA-256 {expected} was stored, {digest} came back")))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-struct SharedReader(Arc<Mutex<DigestReader<ObjectReader>>>);
-
-impl Read for SharedReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).read(buffer)
     }
 }
 

@@ -32,6 +32,9 @@ pub(crate) struct PageChecks {
 #[derive(Debug, Default)]
 struct Found {
     files: Vec<DamagedFile>,
+    /// Pages that fail as they were read, and did not a moment later.
+    torn: Vec<DamagedFile>,
+    torn_blocks: usize,
     blocks: usize,
     /// Pages that fail and say they are newer than the backup's begin. By its end it is known whether that can be true.
     newer: Vec<(String, u32, Lsn)>,
@@ -62,6 +65,13 @@ impl PageChecks {
         Some(FileCheck { checks: self, first_block, checker })
     }
 
+    /// Pages of which the parts hold what a moment later was not so any more, by path: whoever reads the parts should know.
+    pub(crate) fn torn(&self) -> Vec<DamagedFile> {
+        let mut torn = self.found.lock().unwrap_or_else(PoisonError::into_inner).torn.clone();
+        torn.sort_by(|a, b| a.path.cmp(&b.path));
+        torn
+    }
+
     /// Everything found by the end of the backup, at `end`, by path.
     pub(crate) fn finish(&self, end: Lsn) -> Vec<DamagedFile> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,6 +91,15 @@ impl PageChecks {
 }
 
 impl Found {
+    fn add_torn(&mut self, path: &str, blocks: &[u32]) {
+        let kept = &blocks[..blocks.len().min(BLOCKS_KEPT - self.torn_blocks)];
+        if !blocks.is_empty() && self.torn.len() < BLOCKS_KEPT {
+            self.torn_blocks += kept.len();
+            let count = blocks.len() as u64;
+            self.torn.push(DamagedFile { path: path.to_owned(), blocks: kept.to_vec(), count });
+        }
+    }
+
     fn add(&mut self, path: &str, blocks: &[u32], count: u64) {
         let kept = &blocks[..blocks.len().min(BLOCKS_KEPT - self.blocks)];
         self.blocks += kept.len();
@@ -109,12 +128,16 @@ impl<'a> FileCheck<'a> {
             return;
         }
         let again = Again { file, first_block, block_bytes: checks.block_bytes as usize, begin: checks.begin };
-        let newer: Vec<_> =
-            findings.newer.into_iter().filter(|(block, lsn)| again.look(*block) == PageState::Newer(*lsn)).collect();
+        let (newer, not_newer): (Vec<_>, Vec<_>) =
+            findings.newer.into_iter().partition(|(block, lsn)| again.look(*block) == PageState::Newer(*lsn));
+        let mut torn: Vec<u32> = not_newer.into_iter().map(|(block, _)| block).collect();
+        torn.extend_from_slice(&findings.blocks);
         let uncounted = findings.damaged - findings.blocks.len() as u64;
         let is_full = checks.found.lock().unwrap_or_else(PoisonError::into_inner).blocks >= BLOCKS_KEPT;
         let blocks = again.still_damaged(findings.blocks, if is_full { 1 } else { LOOKS });
+        torn.retain(|block| !blocks.contains(block));
         let mut found = checks.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.add_torn(path, &torn);
         let room = BLOCKS_KEPT - found.newer.len();
         found.newer.extend(newer.into_iter().take(room).map(|(block, lsn)| (path.to_owned(), block, lsn)));
         let count = blocks.len() as u64 + uncounted;
@@ -216,6 +239,9 @@ mod tests {
             let file = [page(0, 5), there].concat();
             pass(&checks, "base/5/16384", &[page(0, 5), torn(1, 5)].concat(), &file);
             assert_eq!(checks.finish(Lsn(3000)), []);
+            // What is in the part fails all the same, which whoever reads it should know.
+            let torn = DamagedFile { path: "base/5/16384".to_owned(), blocks: vec![1], count: 1 };
+            assert_eq!(checks.torn(), [torn]);
         }
     }
 

@@ -376,8 +376,8 @@ impl RateLimit {
         if self.is_loose { part_size_bytes } else { PACE_BYTES }
     }
 
-    /// Sleeps until `bytes` more may be sent; the error says that nothing more is to be sent.
-    fn wait_for(&self, bytes: usize, interrupt: &Interrupt) -> Result<()> {
+    /// Sleeps until `bytes` more may pass; the error says that nothing more is to.
+    pub(crate) fn wait_for(&self, bytes: usize, interrupt: &Interrupt) -> Result<()> {
         let Some(rate) = self.bytes_per_s.filter(|rate| *rate > 0) else { return Ok(()) };
         #[allow(clippy::cast_precision_loss, reason = "a rate limit needs no more than 53 bits")]
         let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);

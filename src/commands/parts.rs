@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::commands::archive::Archive;
-use crate::commands::extract::PartToFetch;
+use crate::commands::object_stream::PartToFetch;
 use crate::domain::backup::Backup;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, Result};

@@ -231,7 +231,7 @@ fn recovery_settings(plan: &RestorePlan, request: &RestoreRequest) -> Vec<(Strin
 }
 
 /// One request of a restore moves at most this much.
-pub const REQUEST_BYTES: u64 = crate::commands::extract::READ_BYTES;
+pub const REQUEST_BYTES: u64 = crate::commands::object_stream::READ_BYTES;
 
 /// Everything after the last part, in the order in which it must become durable.
 fn finish(request: &RestoreRequest, prepared: &PreparedRestore, leftover: &Leftover) -> Result<()> {

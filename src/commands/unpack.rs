@@ -10,8 +10,9 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::commands::archive::Archive;
-use crate::commands::extract::{Extraction, Leftover, Modes, PartToFetch, create_directory};
+use crate::commands::extract::{Extraction, Leftover, Modes, create_directory};
 use crate::commands::interrupt::Interrupt;
+use crate::commands::object_stream::PartToFetch;
 use crate::commands::ownership::Owner;
 use crate::commands::progress::Progress;
 use crate::disk;

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use crate::commands::archive::{Archive, ContentCheck, unseal};
-use crate::commands::extract::READ_BYTES;
+use crate::commands::object_stream::READ_BYTES;
 use crate::commands::prefetch::{Neighbour, fetch_ahead};
 use crate::commands::spool::{Spool, SpoolOptions};
 use crate::disk;

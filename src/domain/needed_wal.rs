@@ -118,7 +118,7 @@ fn stretches(backup: &Backup, path: &TimelineHistory, wal: &WalInventory, size: 
         let last = if let Some(end) = leg.end {
             size.segment_of(end).checked_sub(1)?
         } else {
-            let newest = wal.runs_between(leg.timeline, 0, u64::MAX, size).last().map(|(_, last)| *last);
+            let newest = wal.runs_between(leg.timeline, 0, u64::MAX, size).last().map(|(_, last)| last);
             // Without any segment nobody has written on the newest timeline yet, unless the backup did.
             newest.max((leg.timeline == own || end >= first).then_some(end))?
         };

@@ -119,18 +119,27 @@ impl Stretch {
     }
 }
 
-/// Cuts `stretch` into pieces that passed at different times, latest pass each; in order.
+/// A look at a stretch that came to something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// What was looked at.
+    pub stretch: Stretch,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Whether it passed.
+    pub passed: bool,
+}
+
+/// Cuts `stretch` into pieces that passed at different times, in order. What failed after it had passed counts as never passed.
 #[must_use]
-pub fn by_age(stretch: Stretch, passed: &[(Stretch, DateTime<Utc>)]) -> Vec<(Stretch, Option<DateTime<Utc>>)> {
-    let touching: Vec<_> = passed
-        .iter()
-        .filter(|(other, _)| {
-            other.timeline == stretch.timeline && other.first <= stretch.last && other.last >= stretch.first
-        })
-        .collect();
+pub fn by_age(stretch: Stretch, looks: &[Look]) -> Vec<(Stretch, Option<DateTime<Utc>>)> {
+    let is_touching = |other: &Stretch| {
+        other.timeline == stretch.timeline && other.first <= stretch.last && other.last >= stretch.first
+    };
+    let touching: Vec<&Look> = looks.iter().filter(|look| is_touching(&look.stretch)).collect();
     let mut begins: Vec<u64> = touching
         .iter()
-        .flat_map(|(other, _)| [other.first, other.last.saturating_add(1)])
+        .flat_map(|look| [look.stretch.first, look.stretch.last.saturating_add(1)])
         .filter(|begin| (stretch.first..=stretch.last).contains(begin))
         .chain([stretch.first])
         .collect();
@@ -139,8 +148,9 @@ pub fn by_age(stretch: Stretch, passed: &[(Stretch, DateTime<Utc>)]) -> Vec<(Str
     let ends = begins.iter().skip(1).map(|begin| begin - 1).chain([stretch.last]);
     let mut pieces: Vec<(Stretch, Option<DateTime<Utc>>)> = Vec::new();
     for (first, last) in begins.iter().copied().zip(ends) {
-        let at = touching.iter().filter(|(other, _)| other.first <= first && other.last >= last).map(|(_, at)| *at);
-        let at = at.max();
+        let covering = touching.iter().filter(|look| look.stretch.first <= first && look.stretch.last >= last);
+        let newest = covering.max_by_key(|look| (look.at, !look.passed));
+        let at = newest.filter(|look| look.passed).map(|look| look.at);
         match pieces.last_mut() {
             Some((piece, same)) if *same == at => piece.last = last,
             _ => pieces.push((Stretch { first, last, ..stretch }, at)),
@@ -237,15 +247,17 @@ mod tests {
         #[test]
         fn pieces_by_age_follow_each_other_and_tell_each_segments_latest_pass(
             (first, length) in (0..40_u64, 0..40_u64),
-            passed in prop::collection::vec((1..3_u32, 0..60_u64, 0..20_u64, 0..9_i64), 0..8),
+            looks in prop::collection::vec((1..3_u32, 0..60_u64, 0..20_u64, 0..9_i64, prop::bool::weighted(0.8)), 0..8),
         ) {
             let on = |timeline| TimelineId::new(timeline).unwrap();
             let stretch = Stretch { timeline: on(1), first, last: first + length };
-            let passed: Vec<_> = passed
+            let looks: Vec<_> = looks
                 .into_iter()
-                .map(|(timeline, first, more, at)| (Stretch { timeline: on(timeline), first, last: first + more }, day(at)))
+                .map(|(timeline, first, more, at, passed)| {
+                    Look { stretch: Stretch { timeline: on(timeline), first, last: first + more }, at: day(at), passed }
+                })
                 .collect();
-            let pieces = by_age(stretch, &passed);
+            let pieces = by_age(stretch, &looks);
             prop_assert_eq!(pieces[0].0.first, first);
             prop_assert_eq!(pieces[pieces.len() - 1].0.last, first + length);
             for pair in pieces.windows(2) {
@@ -253,11 +265,13 @@ mod tests {
                 prop_assert_ne!(pair[0].1, pair[1].1);
             }
             for number in first..=first + length {
-                let latest = passed.iter()
-                    .filter(|(other, _)| other.timeline == on(1) && (other.first..=other.last).contains(&number))
-                    .map(|(_, at)| *at).max();
+                let of_it = |look: &&Look| {
+                    look.stretch.timeline == on(1) && (look.stretch.first..=look.stretch.last).contains(&number)
+                };
+                let latest = looks.iter().filter(of_it).map(|look| look.at).max();
+                let failed = looks.iter().filter(of_it).any(|look| Some(look.at) == latest && !look.passed);
                 let piece = pieces.iter().find(|(piece, _)| (piece.first..=piece.last).contains(&number)).unwrap();
-                prop_assert_eq!(piece.1, latest);
+                prop_assert_eq!(piece.1, latest.filter(|_| !failed));
             }
         }
     }

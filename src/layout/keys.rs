@@ -181,6 +181,12 @@ impl ServerPrefix {
         format!("{self}barback/identity.json")
     }
 
+    /// The prefix of what verifications left: `P/S/barback/verify/`.
+    #[must_use]
+    pub fn verifications(&self) -> String {
+        format!("{self}barback/verify/")
+    }
+
     /// The WAL file `key` holds; none for anything that is no WAL file in its right directory.
     #[must_use]
     pub fn wal_from_key(&self, key: &str) -> Option<(WalFileName, Compression)> {

@@ -61,6 +61,10 @@ pub struct PartIndex {
     /// Relation files with damaged pages: none found when empty, none looked for when not there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damaged: Option<Vec<DamagedFile>>,
+    /// Pages that fail in the parts though they were sound a moment later: they were caught while they were written, and
+    /// replay writes them anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub torn: Vec<DamagedFile>,
     /// The size of a data page; not there in indexes of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_bytes: Option<u32>,
@@ -268,6 +272,7 @@ mod tests {
                 content_bytes: 50,
             }),
             damaged: Some(vec![DamagedFile { path: "base/5/16384".to_owned(), blocks: vec![7, 9], count: 5 }]),
+            torn: vec![DamagedFile { path: "base/5/1259".to_owned(), blocks: vec![3], count: 1 }],
             block_bytes: Some(8192),
         }
     }
@@ -304,9 +309,9 @@ mod tests {
 
     #[test]
     fn an_index_of_an_older_version_says_nothing_of_damage_and_is_valid() {
-        let without = PartIndex { damaged: None, block_bytes: None, ..index() };
+        let without = PartIndex { damaged: None, torn: Vec::new(), block_bytes: None, ..index() };
         let json = without.to_json().unwrap();
-        assert!(!json.contains("damaged") && !json.contains("block_bytes"), "{json}");
+        assert!(!json.contains("damaged") && !json.contains("torn") && !json.contains("block_bytes"), "{json}");
         assert_eq!(PartIndex::from_json(json.as_bytes()).unwrap(), without);
     }
 

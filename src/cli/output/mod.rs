@@ -7,6 +7,7 @@ mod plan;
 mod status;
 mod status_view;
 mod table;
+mod verify;
 mod wal_archive_all;
 
 use std::io::{ErrorKind as IoErrorKind, Write};
@@ -20,6 +21,7 @@ pub use self::outcome::{BackupOutcome, Phase, RestoreOutcome, backup_summary, ba
 pub use self::plan::{PlanView, TargetView, WindowView, plan};
 pub use self::status::status;
 pub use self::status_view::StatusView;
+pub use self::verify::verified;
 pub use self::wal_archive_all::{ShipOutcome, wal_shipped};
 use super::invocation::OutputFormat;
 use super::zone::Zone;

@@ -106,6 +106,11 @@ impl<R: Read> TarReader<R> {
         Err(Error::corrupt(format!("tar member has more than {EXTENDED_COUNT_MAX} extended headers")))
     }
 
+    /// The source, for what it has counted; what was buffered of it is lost.
+    pub fn into_source(self) -> R {
+        self.source.into_inner()
+    }
+
     fn entry(&mut self, header: Header, extended: Extended) -> Result<Entry> {
         let name = extended.name.unwrap_or(header.name);
         let size = within(extended.size.unwrap_or(header.size), "size", &name)?;
