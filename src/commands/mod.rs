@@ -12,6 +12,7 @@ mod claims;
 mod copy;
 pub mod delete;
 mod extract;
+pub mod host_state;
 mod identity;
 pub mod interrupt;
 pub mod keep;

@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod cluster;
 pub mod compression;
 pub mod finding;
+pub mod host;
 pub mod lsn;
 pub mod needed_wal;
 pub mod recoverability;

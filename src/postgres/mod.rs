@@ -4,6 +4,7 @@
 //! data directory. Servers from PostgreSQL 13 to 18; nothing here knows where bytes go.
 
 pub mod archive_status;
+pub mod archiver;
 pub mod base_backup;
 pub mod configuration;
 mod connect;
@@ -18,3 +19,4 @@ pub mod relation_file;
 pub mod server;
 pub mod settings;
 mod tls;
+pub mod wal_directory;
