@@ -60,14 +60,13 @@ pub struct HostState {
 }
 
 /// The settings that are asked for.
-pub const SETTINGS: [&str; 9] = [
+pub const SETTINGS: [&str; 8] = [
     "archive_mode",
     "archive_command",
     "archive_library",
     "archive_timeout",
     "wal_level",
     "full_page_writes",
-    "fsync",
     "max_slot_wal_keep_size",
     "data_directory",
 ];

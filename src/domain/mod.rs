@@ -2,6 +2,7 @@
 //!
 //! No async, files, sockets, clock, environment or randomness: time and ids come in as arguments.
 
+pub mod archive_command;
 pub mod archive_health;
 pub mod backup;
 pub mod barman_choice;
@@ -11,15 +12,19 @@ pub mod cluster;
 pub mod compression;
 pub mod finding;
 pub mod host;
+pub mod host_health;
 pub mod lsn;
+pub mod measure;
 pub mod needed_wal;
 pub mod recoverability;
 pub mod recovery_target;
 pub mod restorable;
 pub mod restore_plan;
 pub mod segment;
+pub mod store_health;
 pub mod timeline;
 pub mod verification;
+pub mod wal_flow;
 pub mod verify_choice;
 pub mod wal_removal;
 pub mod window;
