@@ -7,6 +7,9 @@ use object_store::PutMode;
 use super::{Metadata, Put, Store, StoreOptions, remembered};
 use crate::error::Result;
 
+/// What an object holds that is made to try a store with.
+pub const PROBE: &[u8] = b"barback\n";
+
 /// The two answers, as they are remembered.
 const HONOURED: &str = "honoured";
 const IGNORED: &str = "ignored";
@@ -56,9 +59,9 @@ fn is_aws(endpoint: &str) -> bool {
 
 /// Creates the probe object twice: a server that lets the second one through ignores the condition. The object stays,
 /// so that later probes cost one request and no right to delete is needed.
-async fn ask(store: &Store, probe_key: &str) -> Result<bool> {
+pub(super) async fn ask(store: &Store, probe_key: &str) -> Result<bool> {
     let metadata = Metadata::new();
-    let create = || store.put_in_mode(probe_key, b"barback\n".to_vec(), &metadata, PutMode::Create);
+    let create = || store.put_in_mode(probe_key, PROBE.to_vec(), &metadata, PutMode::Create);
     Ok(create().await? == Put::AlreadyThere || create().await? == Put::AlreadyThere)
 }
 

@@ -21,6 +21,7 @@ pub(super) fn describe(doing: &str, key: &str, error: object_store::Error) -> Er
         _ if is_busy(&error) => ErrorKind::Unreachable,
         Failure::AlreadyExists { .. } | Failure::Precondition { .. } => ErrorKind::Conflict,
         Failure::PermissionDenied { .. } | Failure::Unauthenticated { .. } => ErrorKind::Denied,
+        _ if was_refused(&error) => ErrorKind::Denied,
         Failure::InvalidPath { .. } | Failure::UnknownConfigurationKey { .. } => ErrorKind::Usage,
         Failure::JoinError { .. } => ErrorKind::Bug,
         _ if local_disk_failed(&error) => ErrorKind::Local,
@@ -47,6 +48,13 @@ pub(super) fn condition_failed(error: &object_store::Error) -> bool {
 /// another request works on the same object or bucket. The object was not written, and need not be there.
 pub(super) fn is_busy(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::AlreadyExists { .. }) && !condition_failed(error)
+}
+
+/// True for HTTP status 401 and 403 where the store library keeps the status in its text alone: for listings.
+fn was_refused(error: &object_store::Error) -> bool {
+    let said = ["401", "403"].map(|status| format!("Server returned non-2xx status code: {status} "));
+    let is_generic = matches!(error, object_store::Error::Generic { .. });
+    is_generic && said.iter().any(|said| root_cause(error).starts_with(said.as_str()))
 }
 
 /// True when the server cannot have an object of this name at all: `MinIO` about keys with an empty directory name in them.

@@ -6,6 +6,7 @@
 mod azure;
 mod azure_connection;
 mod azure_credentials;
+mod bucket_rules;
 mod create_only;
 #[cfg(feature = "aws-profiles")]
 mod credentials;
@@ -13,6 +14,7 @@ mod directory;
 mod edge;
 mod failure;
 mod gcs;
+mod inquiry;
 mod labels;
 mod listing;
 mod options;
@@ -38,7 +40,8 @@ use labels::Labels;
 use options::{FIRST_PAUSE, LONGEST_PAUSE};
 use service::Service;
 
-pub use create_only::CreateOnly;
+pub use bucket_rules::BucketRule;
+pub use create_only::{CreateOnly, PROBE};
 pub use options::{AzureCredential, Encryption, StoreOptions};
 pub use place::Place;
 pub use remembered::{Note, default_cache_dir};

@@ -58,17 +58,20 @@ pub(super) struct Wire {
 
 /// What is asked about.
 #[derive(Debug, Clone, Copy)]
-enum Target<'a> {
+pub(super) enum Target<'a> {
     Container,
+    /// One of the container's settings.
+    About(&'a str),
     /// One name at most of those that begin so.
     Listing(&'a str),
     Object(&'a str),
 }
 
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
+/// What came back.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
 }
 
 impl Store {
@@ -171,12 +174,18 @@ impl Store {
         Err(answer.error(&doing))
     }
 
+    /// One answer, whatever it says. Errors: `Unreachable` without one.
+    pub(super) async fn ask(&self, method: &Method, target: Target<'_>) -> Result<Answer> {
+        let answer = self.service.exchange(method, target, Bytes::new(), self.retry_timeout).await?;
+        answer.map_err(|error| self.broken("look at", &error))
+    }
+
     fn broken(&self, verb: &str, error: &HttpError) -> Error {
         let doing = self.doing(verb);
         Error::new(ErrorKind::Unreachable, format!("{doing}: {}", failure::root_cause(error)))
     }
 
-    fn refused(&self, verb: &str, answer: &Answer) -> Error {
+    pub(super) fn refused(&self, verb: &str, answer: &Answer) -> Error {
         let error = answer.error(&self.doing(verb));
         let elsewhere = answer.headers.get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
         match (&*self.service, elsewhere) {
@@ -238,7 +247,8 @@ impl Service {
             let outcome = self.send(request).await?;
             let may_pass = match &outcome {
                 Ok(answer) => {
-                    answer.status.is_server_error()
+                    // What is not implemented will not be in a moment.
+                    answer.status.is_server_error() && answer.status != StatusCode::NOT_IMPLEMENTED
                         || matches!(answer.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
                 }
                 Err(error) => error.kind() != HttpErrorKind::Decode,
@@ -313,7 +323,7 @@ impl Service {
 /// The library knows the URL of everything in the bucket, and tells it signed only.
 async fn s3_url(bucket: &AmazonS3, target: Target<'_>) -> Result<url::Url> {
     let path = match target {
-        Target::Container | Target::Listing(_) => ObjectPath::default(),
+        Target::Container | Target::About(_) | Target::Listing(_) => ObjectPath::default(),
         Target::Object(key) => path_of(key)?,
     };
     let signed = bucket.signed_url(Method::GET, &path, Duration::from_mins(1)).await;
@@ -323,6 +333,9 @@ async fn s3_url(bucket: &AmazonS3, target: Target<'_>) -> Result<url::Url> {
         let plain = url.path().trim_end_matches('/').to_owned();
         url.set_path(&plain);
     }
+    if let Target::About(setting) = target {
+        url.set_query(Some(setting));
+    }
     Ok(url)
 }
 
@@ -331,6 +344,13 @@ fn url_of(container: &str, target: Target<'_>, about: &str, few: &str) -> Result
     let refuse = |cause: &str| Error::usage(format!("could not use URL \"{container}\": {cause}"));
     let mut url = url::Url::parse(container).map_err(|error| refuse(&error.to_string()))?;
     match target {
+        // Google tells it in its JSON API alone, which has the bucket at another place.
+        Target::About(setting) => {
+            let bucket = url.path().rsplit('/').next().unwrap_or_default().to_owned();
+            let base = url.path().trim_end_matches(bucket.as_str()).to_owned();
+            url.set_path(&format!("{base}storage/v1/b/{bucket}"));
+            url.set_query(Some(&format!("fields={setting}")));
+        }
         Target::Container => url.set_query(Some(about).filter(|about| !about.is_empty())),
         Target::Listing(prefix) => {
             let all = [about, few].join("&");

@@ -5,9 +5,13 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use object_store::ClientOptions;
+use object_store::aws::{AwsAuthorizer, AwsCredential};
+use object_store::client::{HttpConnector as _, HttpRequestBody, ReqwestConnector};
+
 use super::directory::TestDir;
 use super::process::{Run, Running};
-use super::s3_server::{ACCESS_KEY, BUCKET, SECRET_KEY};
+use super::s3_server::{ACCESS_KEY, BUCKET, SECRET_KEY, block_on};
 use super::skip::skip;
 
 /// From start to the first answer, on a machine busy with other tests.
@@ -54,10 +58,40 @@ impl Minio {
         panic!("could not start MinIO \"{}\" in \"{}\"", program.display(), dir.path().display());
     }
 
+    /// Gives the bucket these lifecycle rules: the document of `PutBucketLifecycleConfiguration`.
+    pub fn set_lifecycle(&self, xml: &str) {
+        let credential =
+            AwsCredential { key_id: ACCESS_KEY.to_owned(), secret_key: SECRET_KEY.to_owned(), token: None };
+        let digest = ring::digest::digest(&ring::digest::SHA256, xml.as_bytes());
+        let mut request = http::Request::builder()
+            .method("PUT")
+            .uri(format!("http://127.0.0.1:{}/{BUCKET}?lifecycle", self.port))
+            .header("x-amz-checksum-sha256", base64(digest.as_ref()))
+            .body(HttpRequestBody::from(xml.to_owned()))
+            .unwrap();
+        AwsAuthorizer::new(&credential, "s3", "us-east-1").try_authorize(&mut request, None).unwrap();
+        // Fails only when a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = ReqwestConnector::default().connect(&ClientOptions::new().with_allow_http(true)).unwrap();
+        let status = block_on(async { client.execute(request).await.unwrap().status() });
+        assert!(status.is_success(), "MinIO did not take the rules: {status}");
+    }
+
     /// The variables that lead any S3 client to this server.
     pub fn env(&self) -> Vec<(String, String)> {
         super::s3_server::env_for(&format!("http://127.0.0.1:{}", self.port))
     }
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let quads = bytes.chunks(3).flat_map(|chunk| {
+        let bits = chunk.iter().chain(&[0; 3]).take(3).fold(0_usize, |bits, byte| bits << 8 | usize::from(*byte));
+        let digit = move |at: usize| if at <= chunk.len() { DIGITS[(bits >> (18 - 6 * at)) & 63] } else { b'=' };
+        (0..4).map(digit).map(char::from).collect::<Vec<_>>()
+    });
+    quads.collect()
 }
 
 fn find() -> Option<PathBuf> {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use chrono::{TimeDelta, Utc};
 use futures::StreamExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -105,6 +106,7 @@ struct Kind {
     ignore_create_only: bool,
     domain: Option<String>,
     tls: Option<TlsAcceptor>,
+    clock_ahead: Option<TimeDelta>,
 }
 
 type Rule = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;
@@ -114,6 +116,7 @@ struct Shared {
     connections: usize,
     seen: Vec<Seen>,
     rule: Option<Rule>,
+    clock_ahead: Option<TimeDelta>,
 }
 
 impl S3Server {
@@ -125,6 +128,11 @@ impl S3Server {
     /// A server that silently ignores `If-None-Match`, and so overwrites, as Garage does.
     pub fn ignoring_create_only() -> Self {
         Self::start_with(Kind { ignore_create_only: true, ..Kind::default() })
+    }
+
+    /// A server whose answers say that it is so much later there.
+    pub fn with_clock_ahead(ahead: TimeDelta) -> Self {
+        Self::start_with(Kind { clock_ahead: Some(ahead), ..Kind::default() })
     }
 
     /// A server that takes the bucket from the host's name, `bkt.<domain>`; it can be reached as an HTTP proxy only.
@@ -149,6 +157,7 @@ impl S3Server {
         let service = builder.build();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let shared = Arc::<Mutex<Shared>>::default();
+        shared.lock().expect("nobody else has it yet").clock_ahead = kind.clock_ahead;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let scheme = if kind.tls.is_some() { "https" } else { "http" };
@@ -347,7 +356,22 @@ async fn answer(
     shared: Arc<Mutex<Shared>>,
 ) -> Result<HttpResponse, HttpError> {
     let fault = judge(&request, &shared);
-    let request = request.map(Body::from);
+    let clock_ahead = shared.lock().expect("no panic happens under this lock").clock_ahead;
+    let answered = answer_with(request.map(Body::from), service, fault).await;
+    answered.map(|mut response| {
+        if let Some(ahead) = clock_ahead {
+            let date = (Utc::now() + ahead).format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            response.headers_mut().insert("date", date.parse().expect("a date is a header"));
+        }
+        response
+    })
+}
+
+async fn answer_with(
+    request: hyper::Request<Body>,
+    service: S3Service,
+    fault: Option<Fault>,
+) -> Result<HttpResponse, HttpError> {
     match fault {
         None => service.call(request).await,
         Some(Fault::Delay(delay)) => {
