@@ -16,6 +16,7 @@ use super::invocation::{
     StoreSettings, WalArchiveArgs, WalRestoreArgs,
 };
 use super::native_grammar::{Cli, GlobalOptions, RestoreOptions, WalArchiveOptions, Words, absolute};
+use super::status::{HostArgs, StatusArgs};
 use super::wal_archive_all::{DEFAULT_JOBS, WalArchiveAllArgs};
 use super::zone::Zone;
 use super::{log, output};
@@ -257,7 +258,10 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
         Words::Restore(options) => Command::Restore(Box::new(restore_args(*options, merged.restore_jobs, local)?)),
         Words::List => Command::List,
         Words::Show { id } => Command::Show { id },
-        Words::Status(args) => Command::Status(args),
+        Words::Status(options) => Command::Status(StatusArgs {
+            metrics: options.metrics,
+            host: options.host.then(|| HostArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
+        }),
         Words::Verify(args) => Command::Verify(args),
         Words::Completions { .. } | Words::InstallLinks { .. } | Words::Version => {
             return Err(Error::new(ErrorKind::Bug, "a command without a store came to one with a store"));

@@ -10,7 +10,7 @@ use clap_complete::Shell;
 
 use super::config::{self, CompressionLayer, Layer};
 use super::invocation::{AddressingStyle, LogFormat, OutputFormat};
-use super::status::StatusArgs;
+use super::status::StatusOptions;
 use super::verify::VerifyArgs;
 use super::zone::Zone;
 use crate::domain::backup::BackupName;
@@ -126,9 +126,9 @@ pub(super) enum Words {
     },
     /// Show what can be recovered, what is missing, and what should be done
     #[command(after_help = "Examples:\n  barback status\n  \
-                            barback status --metrics > /var/lib/node_exporter/barback.prom\n\n\
+                            barback status --host -o json\n\n\
                             Computed from the names in the store, whatever was said when they were written.")]
-    Status(StatusArgs),
+    Status(StatusOptions),
     /// Is everything there: every object of a backup, and all WAL from its begin to now
     #[command(
         after_help = "Examples:\n  barback verify\n  barback verify --all --deep --sample 5% --max-duration 2h\n\n\

@@ -24,8 +24,8 @@ pub mod segment;
 pub mod store_health;
 pub mod timeline;
 pub mod verification;
-pub mod wal_flow;
 pub mod verify_choice;
+pub mod wal_flow;
 pub mod wal_removal;
 pub mod window;
 

@@ -24,6 +24,7 @@ pub fn metrics(out: &mut dyn Write, view: &StatusView) -> Result<()> {
     for (kind, bytes) in [("backup", view.stored.backup_bytes), ("wal", view.stored.wal_bytes), ("other", other)] {
         page.sample(&[("kind", kind)], bytes);
     }
+    host(&mut page, view);
     page.family("findings", "What status has to say, by severity");
     for severity in [Severity::Problem, Severity::Warning, Severity::Unknown] {
         let of_it = view.findings.iter().filter(|finding| finding.severity == severity.word()).count();
@@ -118,6 +119,22 @@ fn wal(page: &mut Page, view: &StatusView) {
     page.family("wal_last_stored_timestamp_seconds", "When the last segment of a timeline was stored");
     for timeline in &view.timelines {
         page.sample(&[("timeline", &timeline.timeline.to_string())], seconds(timeline.last_stored.as_deref()));
+    }
+}
+
+fn host(page: &mut Page, view: &StatusView) {
+    let Some(host) = &view.host else { return };
+    page.single("host_up", "Whether the server on this host answered", u8::from(host.error.is_none()));
+    for (name, help, value) in [
+        ("archive_lag_bytes", "WAL on the server that no recovery reaches yet", host.lag_bytes),
+        ("archive_lag_segments", "Complete segments of that WAL", host.lag_segments),
+        ("archiver_ready_segments", "Segments that PostgreSQL waits to archive", host.ready_segments),
+        ("archiver_failed_count", "How often archive_command failed", host.failed_count),
+        ("wal_volume_free_bytes", "Free bytes where pg_wal lies", host.wal_free_bytes),
+    ] {
+        if let Some(value) = value {
+            page.single(name, help, value);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::status_view::{Chart, FindingView, GapView, StatusView};
+use super::status_view::{Chart, FindingView, GapView, HostView, StatusView};
 use super::table::{Align, fields, table};
 use super::{Style, clean, emit, emit_json};
 use crate::cli::invocation::OutputFormat;
@@ -84,6 +84,7 @@ fn summary<'l>(style: Style, view: &StatusView) -> Vec<(&'l str, String)> {
         lines.push(("last backup", format!("{}{age}, {} stored", last.id, human_size(last.stored_bytes))));
     }
     lines.push(("verified", verified(view, &ago)));
+    lines.extend(view.host.as_ref().map(|host| ("this host", host_words(host))));
     lines.push((
         "stored",
         format!(
@@ -95,6 +96,23 @@ fn summary<'l>(style: Style, view: &StatusView) -> Vec<(&'l str, String)> {
         ),
     ));
     lines
+}
+
+/// How far the server is ahead, as one line.
+fn host_words(host: &HostView) -> String {
+    if let Some(error) = &host.error {
+        return clean(error);
+    }
+    let lag = host.lag_bytes.map(|bytes| {
+        let segments = host.lag_segments.unwrap_or_default();
+        format!("{} ahead of the archive ({segments} whole segments)", human_size(bytes))
+    });
+    let ready = host.ready_segments.map(|ready| format!("{ready} segments wait to be archived"));
+    let failing =
+        host.failed_count.filter(|failed| *failed > 0).map(|failed| format!("archiving failed {failed} times"));
+    let words: Vec<String> = [lag, ready, failing].into_iter().flatten().collect();
+    let lsn = host.current_lsn.as_deref().unwrap_or("unknown");
+    format!("LSN {lsn}, timeline {}: {}", host.timeline.unwrap_or_default(), words.join(", "))
 }
 
 fn verified(view: &StatusView, ago: &dyn Fn(i64) -> String) -> String {

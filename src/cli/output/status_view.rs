@@ -10,7 +10,9 @@ use crate::commands::survey::Surveyed;
 use crate::domain::archive_health::{gap_words, is_running};
 use crate::domain::backup::{Backup, BackupStatus};
 use crate::domain::finding::Finding;
+use crate::domain::host::HostState;
 use crate::domain::recoverability::{Interval, TimelineState};
+use crate::error::Result;
 
 /// The state of an archive. Field by field the JSON document.
 ///
@@ -37,6 +39,8 @@ pub struct StatusView {
     pub verifications: Vec<VerificationView>,
     /// What everything comes to in the store.
     pub stored: StoredView,
+    /// The server on this host, where it was asked.
+    pub host: Option<HostView>,
     /// What somebody should know, the worst first.
     pub findings: Vec<FindingView>,
     #[serde(skip)]
@@ -187,6 +191,37 @@ pub struct StoredView {
     pub wal_objects: u64,
 }
 
+/// How far the server on this host is ahead of the archive. What could not be asked is null.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct HostView {
+    /// Why the server did not answer; then there is nothing else.
+    pub error: Option<String>,
+    /// Its cluster.
+    pub system_identifier: Option<String>,
+    /// The timeline it writes or follows.
+    pub timeline: Option<u32>,
+    /// True for a standby.
+    pub in_recovery: Option<bool>,
+    /// Where its WAL ends.
+    pub current_lsn: Option<String>,
+    /// WAL that is on the server and not in reach of a recovery.
+    pub lag_bytes: Option<u64>,
+    /// Complete segments of it.
+    pub lag_segments: Option<u64>,
+    /// Segments that PostgreSQL waits to archive.
+    pub ready_segments: Option<u64>,
+    /// Since when the first of them waits.
+    pub ready_since: Option<String>,
+    /// The last file for which `archive_command` said it was archived.
+    pub last_archived_wal: Option<String>,
+    /// The last for which it failed.
+    pub last_failed_wal: Option<String>,
+    /// How often it failed.
+    pub failed_count: Option<u64>,
+    /// Free bytes where `pg_wal` lies.
+    pub wal_free_bytes: Option<u64>,
+}
+
 /// A finding.
 #[derive(Debug, Clone, Serialize)]
 pub struct FindingView {
@@ -267,10 +302,47 @@ impl StatusView {
                 total_bytes: survey.stored_bytes(),
                 wal_objects: survey.wal_objects,
             },
+            host: None,
             findings: state.findings().iter().map(FindingView::from).collect(),
             now: *now,
             chart: chart_of(state),
         }
+    }
+}
+
+impl StatusView {
+    /// Adds what the server on this host said, or that it did not answer.
+    pub fn add_host(&mut self, host: &Result<HostState>, archive: &ArchiveState) {
+        self.host = Some(match host {
+            Ok(host) => host_view(host, archive),
+            Err(error) => HostView { error: Some(error.to_string()), ..HostView::default() },
+        });
+    }
+}
+
+fn host_view(host: &HostState, archive: &ArchiveState) -> HostView {
+    let archiver = host.archiver.as_ref();
+    let lag_bytes = host.current_lsn.map(|current| {
+        let timelines = &archive.recoverability.timelines;
+        let path = timelines.iter().find(|state| state.timeline == host.timeline);
+        // A timeline without a segment of its own: nothing of what it wrote is stored.
+        let stored = path.and_then(|state| state.intervals.last()).map_or(0, |interval| interval.to_lsn.bytes());
+        current.bytes().saturating_sub(stored)
+    });
+    HostView {
+        error: None,
+        system_identifier: Some(host.system_identifier.to_string()),
+        timeline: Some(host.timeline.number()),
+        in_recovery: Some(host.in_recovery),
+        current_lsn: host.current_lsn.map(|lsn| lsn.to_string()),
+        lag_bytes,
+        lag_segments: lag_bytes.map(|bytes| bytes / host.segment_size.bytes()),
+        ready_segments: host.ready_segments,
+        ready_since: host.ready_since.map(rfc3339),
+        last_archived_wal: archiver.and_then(|archiver| archiver.last_archived_wal.clone()),
+        last_failed_wal: archiver.and_then(|archiver| archiver.last_failed_wal.clone()),
+        failed_count: archiver.map(|archiver| archiver.failed_count),
+        wal_free_bytes: host.wal_free_bytes,
     }
 }
 
