@@ -10,24 +10,30 @@ pub mod barman_retention;
 pub mod catalog;
 pub mod cluster;
 pub mod compression;
+pub mod expiry;
 pub mod finding;
 pub mod host;
 pub mod host_health;
 pub mod lsn;
 pub mod measure;
 pub mod needed_wal;
+pub mod paths;
 pub mod recoverability;
 pub mod recovery_target;
 pub mod restorable;
 pub mod restore_plan;
+pub mod retention;
 pub mod segment;
 pub mod store_health;
 pub mod timeline;
 pub mod verification;
 pub mod verify_choice;
+pub mod wal_needs;
 pub mod wal_flow;
 pub mod wal_removal;
 pub mod window;
 
+#[cfg(test)]
+mod expiry_model;
 #[cfg(test)]
 mod plan_model;

@@ -127,6 +127,11 @@ impl WalInventory {
         timelines
     }
 
+    /// Segments without a hole, all of one timeline and log, as their first and last; ascending.
+    pub fn runs(&self) -> impl Iterator<Item = (SegmentName, SegmentName)> + '_ {
+        self.runs.iter().map(|(first, run)| (*first, SegmentName { segment: run.last, ..*first }))
+    }
+
     /// True when the complete segment is in the archive.
     #[must_use]
     pub fn contains(&self, name: SegmentName) -> bool {

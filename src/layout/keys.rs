@@ -154,6 +154,18 @@ impl ServerPrefix {
         format!("{self}base/{id}/{}", part_file_name(*family, number, compression))
     }
 
+    /// The prefix of what running expiries say of themselves: `P/S/barback/expiry/`.
+    #[must_use]
+    pub fn expiries(&self) -> String {
+        format!("{self}barback/expiry/")
+    }
+
+    /// The key of what one running expiry says of itself.
+    #[must_use]
+    pub fn expiry(&self, id: &str) -> String {
+        format!("{self}barback/expiry/{id}.json")
+    }
+
     /// The key by which a store is asked whether it honours create-only writes: `P/S/barback/create-only-probe`.
     #[must_use]
     pub fn dialect_probe(&self) -> String {

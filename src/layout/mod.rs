@@ -8,6 +8,7 @@ pub mod backup_record;
 pub mod catalog_cache;
 pub mod content_facts;
 pub mod identity;
+pub mod expiry_lock;
 pub mod keys;
 pub mod manifest;
 pub mod manifest_reader;
