@@ -6,14 +6,11 @@ use std::time::Duration;
 
 use barback::error::ErrorKind;
 use barback::store::{Encryption, Metadata, Place, Probe, Store, StoreOptions};
-use object_store::ClientOptions;
-use object_store::aws::{AwsAuthorizer, AwsCredential};
-use object_store::client::{HttpConnector as _, HttpRequestBody, ReqwestConnector};
 
 mod harness;
 use harness::{
     BUCKET, Certificate, Fault, GCS_PAGE, GcsServer, Minio, S3Server, Seen, TestDir, TestStore, block_on,
-    for_each_store, s3_client,
+    for_each_store, signed,
 };
 
 const MB: usize = 1 << 20;
@@ -380,25 +377,4 @@ fn write_both_ways(store: &Store) {
 /// Of a whole object, or of an upload's beginning.
 fn makes_an_object(seen: &Seen) -> bool {
     (seen.method == "PUT" && !seen.target.contains('?')) || seen.target.contains("?uploads")
-}
-
-/// A request that no client here can make.
-fn signed(env: &[(String, String)], method: &str, path: &str, headers: &[(&str, &str)], body: &str) {
-    // Ready for use: its client needs the same provider.
-    let _ = s3_client(env).to_string();
-    let get = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap();
-    let credential =
-        AwsCredential { key_id: get("AWS_ACCESS_KEY_ID"), secret_key: get("AWS_SECRET_ACCESS_KEY"), token: None };
-    let mut request = http::Request::builder().method(method).uri(format!("{}{path}", get("AWS_ENDPOINT_URL")));
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let mut request = request.body(HttpRequestBody::from(body.to_owned())).unwrap();
-    AwsAuthorizer::new(&credential, "s3", "us-east-1").try_authorize(&mut request, None).unwrap();
-    let client = ReqwestConnector::default().connect(&ClientOptions::new().with_allow_http(true)).unwrap();
-    let answer = block_on(async {
-        let answer = client.execute(request).await.unwrap();
-        (answer.status(), answer.into_body().bytes().await.unwrap())
-    });
-    assert!(answer.0.is_success(), "{method} {path}: {answer:?}");
 }

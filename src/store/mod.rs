@@ -17,6 +17,7 @@ mod gcs;
 mod inquiry;
 mod labels;
 mod listing;
+mod locks;
 mod options;
 mod place;
 mod remembered;
@@ -24,6 +25,7 @@ mod removal;
 mod s3;
 mod service;
 mod upload;
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,12 +44,14 @@ use service::Service;
 
 pub use bucket_rules::BucketRule;
 pub use create_only::{CreateOnly, PROBE};
+pub use locks::ObjectLock;
 pub use options::{AzureCredential, Encryption, StoreOptions};
 pub use place::Place;
 pub use remembered::{Note, default_cache_dir};
 pub use s3::AddressingStyle;
 pub use service::Probe;
 pub use upload::Upload;
+pub use uploads::OpenUpload;
 
 /// An open store. Cloning is cheap; opening sends nothing.
 #[derive(Clone)]

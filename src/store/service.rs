@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use object_store::ClientOptions;
@@ -65,6 +64,14 @@ pub(super) enum Target<'a> {
     /// One name at most of those that begin so.
     Listing(&'a str),
     Object(&'a str),
+    /// Uploads that were begun and not ended, of keys that begin so, behind the key and the upload named.
+    Uploads {
+        prefix: &'a str,
+        after: Option<(&'a str, &'a str)>,
+        at_most: usize,
+    },
+    /// One of them: key and id.
+    Upload(&'a str, &'a str),
 }
 
 /// What came back.
@@ -135,26 +142,6 @@ impl Store {
         }
     }
 
-    /// Whether S3's object lock keeps the current version of an object from being deleted: a legal hold, or a retention that
-    /// has not ended. Other stores have no such lock, and an object that is not there has none.
-    pub async fn is_locked(&self, key: &str) -> Result<bool> {
-        if !matches!(&*self.service, Service::S3 { .. }) {
-            return Ok(false);
-        }
-        let answer =
-            self.service.exchange(&Method::HEAD, Target::Object(key), Bytes::new(), self.retry_timeout).await?;
-        let answer = answer.map_err(|error| {
-            let cause = failure::root_cause(&error);
-            Error::new(ErrorKind::Unreachable, format!("could not look for object \"{key}\": {cause}"))
-        })?;
-        match answer.status {
-            StatusCode::NOT_FOUND => Ok(false),
-            status if status.is_success() => locked(&answer.headers, Utc::now())
-                .map_err(|cause| Error::corrupt(format!("could not read the lock of object \"{key}\": {cause}"))),
-            _ => Err(answer.error(&format!("could not look for object \"{key}\""))),
-        }
-    }
-
     /// True where the store library must not delete: it sends Azure batches, even of one, which need rights that a signature
     /// for blobs does not give (and which Azurite 3.35 refuses to any signature).
     pub(super) fn deletes_one_by_one(&self) -> bool {
@@ -203,7 +190,7 @@ impl Store {
 }
 
 impl Answer {
-    fn error(&self, doing: &str) -> Error {
+    pub(super) fn error(&self, doing: &str) -> Error {
         let kind = match self.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::Denied,
             StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => ErrorKind::Conflict,
@@ -232,7 +219,7 @@ impl Wire {
 
 impl Service {
     /// One answer of the server, good or bad, or why there is none; all of these requests can be repeated without harm.
-    async fn exchange(
+    pub(super) async fn exchange(
         &self,
         method: &Method,
         target: Target<'_>,
@@ -323,8 +310,8 @@ impl Service {
 /// The library knows the URL of everything in the bucket, and tells it signed only.
 async fn s3_url(bucket: &AmazonS3, target: Target<'_>) -> Result<url::Url> {
     let path = match target {
-        Target::Container | Target::About(_) | Target::Listing(_) => ObjectPath::default(),
-        Target::Object(key) => path_of(key)?,
+        Target::Container | Target::About(_) | Target::Listing(_) | Target::Uploads { .. } => ObjectPath::default(),
+        Target::Object(key) | Target::Upload(key, _) => path_of(key)?,
     };
     let signed = bucket.signed_url(Method::GET, &path, Duration::from_mins(1)).await;
     let mut url = signed.map_err(|error| failure::describe("prepare a request to", "the store", error))?;
@@ -333,8 +320,20 @@ async fn s3_url(bucket: &AmazonS3, target: Target<'_>) -> Result<url::Url> {
         let plain = url.path().trim_end_matches('/').to_owned();
         url.set_path(&plain);
     }
-    if let Target::About(setting) = target {
-        url.set_query(Some(setting));
+    match target {
+        Target::Container | Target::Listing(_) | Target::Object(_) => {}
+        Target::About(setting) => url.set_query(Some(setting)),
+        Target::Uploads { prefix, after, at_most } => {
+            url.set_query(Some("uploads"));
+            let mut query = url.query_pairs_mut();
+            query.append_pair("max-uploads", &at_most.to_string()).append_pair("prefix", prefix);
+            if let Some((key, id)) = after {
+                query.append_pair("key-marker", key).append_pair("upload-id-marker", id);
+            }
+        }
+        Target::Upload(_, id) => {
+            url.query_pairs_mut().append_pair("uploadId", id);
+        }
     }
     Ok(url)
 }
@@ -357,6 +356,9 @@ fn url_of(container: &str, target: Target<'_>, about: &str, few: &str) -> Result
             url.set_query(Some(all.trim_start_matches('&')));
             url.query_pairs_mut().append_pair("prefix", prefix);
         }
+        Target::Uploads { .. } | Target::Upload(..) => {
+            return Err(Error::new(ErrorKind::Bug, "a question for S3 was put to another service"));
+        }
         Target::Object(key) => {
             url.path_segments_mut().map_err(|()| refuse("it has no path"))?.extend(key.split('/'));
         }
@@ -367,40 +369,4 @@ fn url_of(container: &str, target: Target<'_>, about: &str, few: &str) -> Result
 /// True when no server was reached at all. One that shows a certificate nobody trusts was reached.
 fn could_not_connect(error: &HttpError) -> bool {
     error.kind() == HttpErrorKind::Connect && !failure::is_about_tls(error)
-}
-
-/// Whether the headers of an object's version say that it is locked at `now`; else what they say that is no date.
-fn locked(headers: &HeaderMap, now: DateTime<Utc>) -> Result<bool, String> {
-    let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    if text("x-amz-object-lock-legal-hold").is_some_and(|hold| hold.eq_ignore_ascii_case("ON")) {
-        return Ok(true);
-    }
-    match text("x-amz-object-lock-retain-until-date") {
-        None => Ok(false),
-        Some(until) => DateTime::parse_from_rfc3339(&until)
-            .map(|until| until > now)
-            .map_err(|_| format!("\"{}\" is not a date", until.escape_debug())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lock_is_a_hold_or_a_retention_that_has_not_ended() {
-        let now = "2026-11-24T12:00:00Z".parse().unwrap();
-        let is_locked = |pairs: &[(&'static str, &'static str)]| {
-            let headers = pairs
-                .iter()
-                .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
-            locked(&headers.collect(), now)
-        };
-        let (hold, until) = ("x-amz-object-lock-legal-hold", "x-amz-object-lock-retain-until-date");
-        assert_eq!(is_locked(&[]), Ok(false));
-        assert_eq!(is_locked(&[(hold, "ON")]), Ok(true));
-        assert_eq!(is_locked(&[(hold, "OFF"), (until, "2026-11-24T11:59:59Z")]), Ok(false));
-        assert_eq!(is_locked(&[(until, "2026-11-24T12:00:01.000Z")]), Ok(true));
-        assert!(is_locked(&[(until, "soon")]).is_err());
-    }
 }

@@ -69,7 +69,7 @@ pub use postgres::{PgVersion, Postgres, for_each_version};
 pub use process::{Finished, Run, Running, barback, barback_binary, server_user};
 pub use random::Random;
 pub use recovery::{Restored, Site, files_below, snapshot};
-pub use s3_server::{BUCKET, Fault, S3Server, Seen, block_on, s3_client};
+pub use s3_server::{BUCKET, Fault, S3Server, Seen, block_on, s3_client, signed};
 pub use skip::{pass_over, servers_are_required, skip};
 pub use store::{Object, TestStore, archive_of, for_each_store, store_options};
 pub use wal::{Filling, SYSTEM_IDENTIFIER, segment, segment_of};

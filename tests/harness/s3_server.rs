@@ -13,7 +13,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder as Connections;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::ClientOptions;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AwsAuthorizer, AwsCredential};
+use object_store::client::{HttpConnector as _, HttpRequestBody, ReqwestConnector};
 use s3s::access::S3Access;
 use s3s::auth::SimpleAuth;
 use s3s::dto::{CompleteMultipartUploadInput, ListObjectsV2Input, PutObjectInput};
@@ -117,6 +119,8 @@ struct Shared {
     seen: Vec<Seen>,
     rule: Option<Rule>,
     clock_ahead: Option<TimeDelta>,
+    /// What it says of open uploads, which s3s-fs cannot list: key, id, when it was begun.
+    uploads: Option<Vec<(String, String, String)>>,
 }
 
 impl S3Server {
@@ -236,6 +240,12 @@ impl S3Server {
         self.lock().rule = Some(Box::new(rule));
     }
 
+    /// A question for open uploads is answered with these: key, id, when each was begun (RFC 3339).
+    pub fn tell_of_uploads(&self, uploads: &[(&str, &str, &str)]) {
+        let owned = |(key, id, begun): &(&str, &str, &str)| ((*key).to_owned(), (*id).to_owned(), (*begun).to_owned());
+        self.lock().uploads = Some(uploads.iter().map(owned).collect());
+    }
+
     /// No faults any more.
     pub fn heal(&self) {
         self.lock().rule = None;
@@ -286,6 +296,37 @@ pub fn s3_client(env: &[(String, String)]) -> AmazonS3 {
         .with_allow_http(true)
         .build()
         .unwrap()
+}
+
+/// Sends a request that no client of the library makes, signed; panics unless it succeeds.
+pub fn signed(env: &[(String, String)], method: &str, path: &str, headers: &[(&str, &str)], body: &str) {
+    // Ready for use: its client needs the same provider.
+    let _ = s3_client(env).to_string();
+    let get = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap();
+    let credential =
+        AwsCredential { key_id: get("AWS_ACCESS_KEY_ID"), secret_key: get("AWS_SECRET_ACCESS_KEY"), token: None };
+    let client = ReqwestConnector::default().connect(&ClientOptions::new().with_allow_http(true)).unwrap();
+    // MinIO says that it is ready some time before it makes buckets.
+    for tries_left in (0..100).rev() {
+        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", get("AWS_ENDPOINT_URL")));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(HttpRequestBody::from(body.to_owned())).unwrap();
+        AwsAuthorizer::new(&credential, "s3", "us-east-1").try_authorize(&mut request, None).unwrap();
+        let (status, said) = block_on(async {
+            let answer = client.execute(request).await.unwrap();
+            (answer.status(), answer.into_body().bytes().await.unwrap())
+        });
+        if status.is_success() {
+            return;
+        }
+        assert!(
+            tries_left > 0 && status == http::StatusCode::SERVICE_UNAVAILABLE,
+            "{method} {path}: {status} {said:?}"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Runs one future to its end, for tests that are not async themselves.
@@ -356,7 +397,15 @@ async fn answer(
     shared: Arc<Mutex<Shared>>,
 ) -> Result<HttpResponse, HttpError> {
     let fault = judge(&request, &shared);
-    let clock_ahead = shared.lock().expect("no panic happens under this lock").clock_ahead;
+    let (clock_ahead, uploads) = {
+        let shared = shared.lock().expect("no panic happens under this lock");
+        (shared.clock_ahead, shared.uploads.clone())
+    };
+    let asks_for_uploads = request.method() == hyper::Method::GET
+        && request.uri().query().is_some_and(|query| query.starts_with("uploads&"));
+    if let Some(uploads) = uploads.filter(|_| asks_for_uploads && fault.is_none()) {
+        return Ok(hyper::Response::new(Body::from(list_of_uploads(&uploads))));
+    }
     let answered = answer_with(request.map(Body::from), service, fault).await;
     answered.map(|mut response| {
         if let Some(ahead) = clock_ahead {
@@ -385,6 +434,19 @@ async fn answer_with(
         }
         Some(Fault::Status(status)) => Ok(refuse(request, status).await),
     }
+}
+
+/// One page, as S3 writes it.
+fn list_of_uploads(uploads: &[(String, String, String)]) -> String {
+    let each = uploads.iter().map(|(key, id, begun)| {
+        format!("<Upload><Key>{key}</Key><UploadId>{id}</UploadId><Initiated>{begun}</Initiated></Upload>")
+    });
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListMultipartUploadsResult \
+         xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Bucket>bkt</Bucket><IsTruncated>false</IsTruncated>{}\
+         </ListMultipartUploadsResult>",
+        each.collect::<String>()
+    )
 }
 
 fn broken() -> HttpError {
