@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::invocation::{AddressingStyle, CompressionChoice, LogFormat, OutputFormat};
 use super::quantity::{human_size, parse_duration, parse_size};
 use crate::domain::compression::Compression;
+use crate::domain::retention::Policy;
 use crate::error::{Error, Result};
 use crate::layout::keys::ServerPrefix;
 
@@ -36,7 +37,7 @@ const MAX_WAIT: Duration = Duration::from_hours(7 * 24);
 
 /// Every key, as written in the file; the environment's name for it is `BARBACK_` and the key in capitals, with `_` for
 /// the dot: `backup.jobs` is `BARBACK_BACKUP_JOBS`.
-pub const KEYS: [&str; 23] = [
+pub const KEYS: [&str; 25] = [
     "store",
     "server",
     "output",
@@ -60,6 +61,8 @@ pub const KEYS: [&str; 23] = [
     "backup.fast",
     "backup.wal_timeout",
     "restore.jobs",
+    "expire.policy",
+    "expire.minimum_redundancy",
 ];
 
 /// Words in an unknown key that say its value is meant to be secret.
@@ -82,6 +85,14 @@ pub(super) struct Layer {
     pub wal: CompressionLayer,
     pub backup: BackupLayer,
     pub restore_jobs: Option<usize>,
+    pub expire: ExpireLayer,
+}
+
+/// `[expire]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct ExpireLayer {
+    pub policy: Option<Policy>,
+    pub minimum_redundancy: Option<u64>,
 }
 
 /// `[backup]`.
@@ -194,6 +205,8 @@ impl Layer {
             "backup.fast" => self.backup.fast = Some(boolean(text)?),
             "backup.wal_timeout" => self.backup.wal_timeout = Some(wait(text)?),
             "restore.jobs" => self.restore_jobs = Some(jobs(text)?),
+            "expire.policy" => self.expire.policy = Some(text.parse()?),
+            "expire.minimum_redundancy" => self.expire.minimum_redundancy = Some(minimum_redundancy(text)?),
             _ => return Err(refuse_unknown(key)),
         }
         Ok(())
@@ -225,6 +238,10 @@ impl Layer {
                 wal_timeout: self.backup.wal_timeout.or(lower.backup.wal_timeout),
             },
             restore_jobs: self.restore_jobs.or(lower.restore_jobs),
+            expire: ExpireLayer {
+                policy: self.expire.policy.or(lower.expire.policy),
+                minimum_redundancy: self.expire.minimum_redundancy.or(lower.expire.minimum_redundancy),
+            },
         }
     }
 }
@@ -393,6 +410,16 @@ fn is_password(keyword: &str) -> bool {
 pub(super) fn jobs(text: &str) -> Result<usize> {
     text.parse().ok().filter(|jobs| (1..=MAX_JOBS).contains(jobs)).ok_or_else(|| {
         Error::usage(format!("\"{}\" is not a number of jobs from 1 to {MAX_JOBS}", text.escape_debug()))
+    })
+}
+
+/// How many restorable backups stay at least.
+pub(super) fn minimum_redundancy(text: &str) -> Result<u64> {
+    text.parse().ok().filter(|minimum| *minimum > 0).ok_or_else(|| {
+        Error::usage(format!(
+            "\"{}\" is not a minimum redundancy: it must be a number, and 1 at least",
+            text.escape_debug()
+        ))
     })
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap_complete::Shell;
 
 use super::exit_code::Caller;
+use super::expire::{DeleteArgs, ExpireArgs, KeepArgs};
 use super::status::StatusArgs;
 use super::verify::VerifyArgs;
 use super::wal_archive_all::WalArchiveAllArgs;
@@ -168,6 +169,12 @@ pub enum Command {
     Status(StatusArgs),
     /// `verify [ID|--all]`.
     Verify(VerifyArgs),
+    /// `expire`.
+    Expire(ExpireArgs),
+    /// `delete ID`.
+    Delete(DeleteArgs),
+    /// `keep ID`.
+    Keep(KeepArgs),
 }
 
 impl Command {

@@ -6,6 +6,7 @@ pub mod barman;
 pub mod config;
 pub mod damage;
 pub mod exit_code;
+pub mod expire;
 pub mod invocation;
 pub mod links;
 pub mod log;

@@ -256,6 +256,9 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
             wal_timeout: merged.backup.wal_timeout.unwrap_or(DEFAULT_WAL_TIMEOUT),
         }),
         Words::Restore(options) => Command::Restore(Box::new(restore_args(*options, merged.restore_jobs, local)?)),
+        Words::Expire(options) => Command::Expire(options.args(merged.expire)?),
+        Words::Delete(options) => Command::Delete(options.args(merged.expire)),
+        Words::Keep(options) => Command::Keep(options.args()),
         Words::List => Command::List,
         Words::Show { id } => Command::Show { id },
         Words::Status(options) => Command::Status(StatusArgs {

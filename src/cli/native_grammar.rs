@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::config::{self, CompressionLayer, Layer};
+use super::expire::{DeleteOptions, ExpireOptions, KeepOptions};
 use super::invocation::{AddressingStyle, LogFormat, OutputFormat};
 use super::status::StatusOptions;
 use super::verify::VerifyArgs;
@@ -136,6 +137,19 @@ pub(super) enum Words {
                             damaged, 5 when not everything could be looked at."
     )]
     Verify(VerifyArgs),
+    /// Delete what the retention policy no longer needs, and say of everything why it stays or goes
+    #[command(after_help = "Examples:\n  barback expire --policy 30d --dry-run\n  \
+                            barback expire --policy 'RECOVERY WINDOW OF 4 WEEKS' --minimum-redundancy 2\n  \
+                            barback expire --debris --dry-run\n\n\
+                            A dry run prints what a real run prints, and deletes nothing.")]
+    Expire(ExpireOptions),
+    /// Delete one backup and the WAL that only it needed
+    #[command(after_help = "Example:\n  barback delete 20260608T113200 --dry-run")]
+    Delete(DeleteOptions),
+    /// Keep a backup whatever the retention policy says, with all WAL since it
+    #[command(after_help = "Examples:\n  barback keep 20260608T113200\n  barback keep before-upgrade --standalone\n  \
+                            barback keep 20260608T113200 --release")]
+    Keep(KeepOptions),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  barback completions bash > /etc/bash_completion.d/barback")]
     Completions {
@@ -333,10 +347,13 @@ impl Cli {
             Words::WalRestore(options) => layer.wal.codec = options.compression,
             Words::Backup(options) => layer.backup = options.layer()?,
             Words::Restore(options) => layer.restore_jobs = options.jobs,
+            Words::Expire(options) => layer.expire = options.layer(),
+            Words::Delete(options) => layer.expire.minimum_redundancy = options.minimum_redundancy,
             Words::List
             | Words::Show { .. }
             | Words::Status(_)
             | Words::Verify(_)
+            | Words::Keep(_)
             | Words::Completions { .. }
             | Words::InstallLinks { .. }
             | Words::Version => {}

@@ -14,6 +14,7 @@ pub use crate::commands::backup_request::{
 };
 use crate::commands::catalog_entry::{self, Ended, Took};
 use crate::commands::copy::{Copy, LastFile, Manifest, Source};
+use crate::commands::expiry_lock::{self, SeenLock};
 use crate::commands::interrupt::Interrupt;
 use crate::commands::page_checks::PageChecks;
 use crate::commands::part_upload::{Buffers, RateLimit, UploadLimits};
@@ -81,8 +82,17 @@ pub async fn backup(
             return Err(BackupFailure { stage: Stage::Running(id), cause });
         }
     };
+    let in_the_way = match expiries_in_the_way(archive, &request, &record).await {
+        Ok(locks) => locks,
+        Err(cause) => {
+            close(session).await;
+            catalog_entry::record_failure(archive, &request, &record, &cause).await;
+            return Err(BackupFailure { stage: Stage::Running(Some(record.id)), cause });
+        }
+    };
     let run = Run {
         archive,
+        in_the_way,
         request: &request,
         buffers: Buffers::within(request.part_memory_bytes, request.jobs, request.part_size_bytes),
         session: &session,
@@ -142,9 +152,20 @@ async fn start(
     catalog_entry::claim(archive, request, &ready.facts, &start).await
 }
 
+/// The expiries that had begun before this backup said that it begins, and so may not respect it. Who takes the server's word
+/// that WAL is archived does not look into the store for it, neither before nor after.
+async fn expiries_in_the_way(archive: &Archive, request: &BackupRequest, record: &Backup) -> Result<Vec<SeenLock>> {
+    match (request.wal, record.begin_segment) {
+        (WalWait::Store, Some(begin)) => expiry_lock::in_the_way(archive, begin).await,
+        _ => Ok(Vec::new()),
+    }
+}
+
 /// One backup on its way, from the started server to the commit.
 struct Run<'a> {
     archive: &'a Archive,
+    /// Expiries that may delete WAL this backup needs.
+    in_the_way: Vec<SeenLock>,
     request: &'a BackupRequest,
     buffers: Buffers,
     session: &'a Session,
@@ -181,6 +202,7 @@ impl Run<'_> {
         parts.push(self.attended(interrupt, &copy, move |copy| copy.last_tar(&last)).await?);
         phases.push(("stop", stopping.elapsed()));
 
+        self.let_expiries_end(interrupt).await?;
         let waiting = Instant::now();
         self.progress.phase("wal", 0);
         let ranges = self.wal_ranges(&ended)?;
@@ -217,6 +239,18 @@ impl Run<'_> {
             phases,
             damaged: index.damaged,
         })
+    }
+
+    /// After this, what is in the archive of the WAL this backup needs stays there.
+    async fn let_expiries_end(&self, interrupt: &mut Interrupt) -> Result<()> {
+        if self.in_the_way.is_empty() {
+            return Ok(());
+        }
+        self.progress.phase("wait for expire", 0);
+        tokio::select! {
+            waited = expiry_lock::wait_for(self.archive, &self.in_the_way) => waited,
+            stopped = interrupt.signalled() => Err(stopped),
+        }
     }
 
     /// Ends the backup on the server.

@@ -1,9 +1,13 @@
 //! Keeping a backup from being deleted: reading, writing and removing its annotation.
 
+use chrono::Utc;
+
 use crate::commands::answer::Answer;
 use crate::commands::archive::Archive;
 use crate::commands::backup_records::{Records, keep_keys, prove_bucket, read_annotation, read_keep, read_record};
-use crate::domain::backup::{BackupId, BackupStatus};
+use crate::commands::catalog;
+use crate::commands::expiry_lock::{self, SeenLock};
+use crate::domain::backup::{Backup, BackupId, BackupStatus};
 use crate::domain::barman_retention::Keep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Metadata;
@@ -85,6 +89,48 @@ async fn set(archive: &Archive, id: &str, keep: Keep, everywhere: bool) -> Resul
         }
     }
     Ok(Answer::Given(Some(keep)))
+}
+
+/// Keeps a backup that is there, or keeps it no longer; gives it, and how it is kept then. `word`: an id, a name, `latest` or
+/// `oldest`.
+///
+/// An expiry that is at work may have looked before the annotation was there: where it means to delete this very backup, its end is
+/// waited for, and whether the backup is still there is told.
+///
+/// Errors: `NotFound`; `Conflict` for keeping one that is not complete; `Corrupt`; the store's.
+pub async fn keep_existing(archive: &Archive, word: &str, action: KeepAction) -> Result<(Backup, Option<Keep>)> {
+    let backup = find(archive, word).await?;
+    let id = backup.id.to_string();
+    if matches!(action, KeepAction::Set(_)) && backup.status != BackupStatus::Done {
+        let message = format!("could not keep backup \"{id}\": it is {}, not DONE", backup.status);
+        return Err(Error::new(ErrorKind::Conflict, message));
+    }
+    let request = KeepRequest { backup: id.clone(), action, url_ends_in_slash: false };
+    let now = match keep(archive, &request).await? {
+        Answer::Given(now) => now,
+        Answer::Refused(refusal) => return Err(Error::new(ErrorKind::Conflict, refusal.text)),
+    };
+    if now.is_some() {
+        let locks = expiry_lock::read_locks(archive).await?;
+        let means_it = |seen: &SeenLock| seen.lock.as_ref().is_none_or(|lock| lock.backups.contains(&id));
+        let locks: Vec<SeenLock> =
+            locks.into_iter().filter(|seen| means_it(seen) && !seen.is_dead(Utc::now())).collect();
+        expiry_lock::wait_for(archive, &locks).await?;
+        if !locks.is_empty() && catalog::read(archive, &backup.id).await?.is_none() {
+            let message = format!("could not keep backup \"{id}\": an expire that was at work has deleted it");
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+    }
+    Ok((backup, now))
+}
+
+async fn find(archive: &Archive, word: &str) -> Result<Backup> {
+    if let Ok(id) = word.parse::<BackupId>()
+        && let Some(backup) = catalog::read(archive, &id).await?
+    {
+        return Ok(backup);
+    }
+    catalog::load(archive).await?.find(word).cloned()
 }
 
 async fn id_of(archive: &Archive, word: &str) -> Result<String> {

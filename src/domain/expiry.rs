@@ -22,8 +22,8 @@ pub struct Holdings<'a> {
     pub unreadable: Vec<String>,
     /// Directories without a record that were written to of late: Barman writes the record of a backup at its end.
     pub unrecorded: Vec<String>,
-    /// Directories without a record whose deletion was begun by an expiry that did not come to its end.
-    pub unfinished: Vec<String>,
+    /// Directories without a record that are to go.
+    pub orphans: Vec<Orphan>,
     /// The complete segments.
     pub wal: &'a WalInventory,
     /// What the history files say.
@@ -32,10 +32,19 @@ pub struct Holdings<'a> {
     pub floor: Option<Lsn>,
 }
 
+/// A directory of a backup that is none (any more).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    /// Its name.
+    pub id: String,
+    /// Why it goes.
+    pub why: String,
+}
+
 /// What is to become of an archive.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExpiryPlan {
-    /// Every backup, in the order given; then the unreadable and the unfinished ones.
+    /// Every backup, in the order given; then the unreadable ones and the orphans.
     pub backups: Vec<BackupVerdict>,
     /// Every stretch of complete segments.
     pub wal: Vec<WalVerdict>,
@@ -43,8 +52,8 @@ pub struct ExpiryPlan {
     pub rules: WalRules,
     /// How many backups can be restored.
     pub restorable: usize,
-    /// Ids of backups whose directory is to go although the record is gone already.
-    pub unfinished: Vec<String>,
+    /// Ids of those that have no record: only their directory goes.
+    pub orphans: Vec<String>,
 }
 
 /// One deletion.
@@ -73,7 +82,10 @@ pub fn plan(holdings: &Holdings<'_>, rules: &Rules) -> Result<ExpiryPlan> {
             backup.needs = NeedsWal::Since;
         }
     }
-    let needs = needs(holdings, &backups);
+    let mut needs = needs(holdings, &backups);
+    if rules.wish == Wish::Debris {
+        needs.push(Need { what: Needed::Everything, why: "no policy is given".to_owned() });
+    }
     let mut wal_rules = WalRules::new(&needs, &paths, segment_size(holdings));
     if let Wish::Delete(id) = &rules.wish {
         let gone: Vec<Need> = holdings
@@ -85,14 +97,20 @@ pub fn plan(holdings: &Holdings<'_>, rules: &Rules) -> Result<ExpiryPlan> {
             .collect();
         wal_rules = wal_rules.only(&gone, &paths);
     }
-    let others = [(&holdings.unreadable, false), (&holdings.unfinished, true)];
-    backups.extend(others.into_iter().flat_map(|(ids, goes)| ids.iter().map(move |id| of_directory(id, goes))));
+    let unreadable = holdings.unreadable.iter().map(|id| (id, Verdict::stays("its backup.info cannot be read")));
+    let orphans = holdings.orphans.iter().map(|orphan| (&orphan.id, Verdict::goes(orphan.why.clone())));
+    backups.extend(unreadable.chain(orphans).map(|(id, verdict)| BackupVerdict {
+        id: id.clone(),
+        verdict,
+        needs: NeedsWal::Nothing,
+        restorable: false,
+    }));
     Ok(ExpiryPlan {
         wal: wal_rules.stretches(holdings.wal),
         rules: wal_rules,
         backups,
         restorable,
-        unfinished: holdings.unfinished.clone(),
+        orphans: holdings.orphans.iter().map(|orphan| orphan.id.clone()).collect(),
     })
 }
 
@@ -101,21 +119,12 @@ pub fn plan(holdings: &Holdings<'_>, rules: &Rules) -> Result<ExpiryPlan> {
 #[must_use]
 pub fn steps(plan: &ExpiryPlan) -> Vec<Step> {
     let going = || plan.backups.iter().filter(|backup| backup.verdict.goes).map(|backup| backup.id.clone());
-    let unfinished: BTreeSet<&String> = plan.unfinished.iter().collect();
-    let records = going().filter(|id| !unfinished.contains(id)).map(Step::Record);
+    let orphans: BTreeSet<&String> = plan.orphans.iter().collect();
+    let records = going().filter(|id| !orphans.contains(id)).map(Step::Record);
     let mut wal: Vec<&WalVerdict> = plan.wal.iter().filter(|stretch| stretch.verdict.goes).collect();
     wal.sort_by_key(|stretch| (stretch.first.log, stretch.first.segment, stretch.first.timeline));
     let wal = wal.into_iter().map(|stretch| Step::Wal(stretch.first, stretch.last));
     records.chain(going().map(Step::Directory)).chain(wal).collect()
-}
-
-fn of_directory(id: &str, goes: bool) -> BackupVerdict {
-    let verdict = if goes {
-        Verdict::goes("its deletion was begun by an earlier expire")
-    } else {
-        Verdict::stays("its backup.info cannot be read")
-    };
-    BackupVerdict { id: id.to_owned(), verdict, needs: NeedsWal::Nothing, restorable: false }
 }
 
 /// What must stay of the WAL.

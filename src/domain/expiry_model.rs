@@ -10,9 +10,9 @@ use proptest::prelude::*;
 
 use crate::domain::backup::{Backup, BackupStatus};
 use crate::domain::barman_retention::Keep;
-use crate::domain::expiry::{ExpiryPlan, Holdings, Step, plan, steps};
+use crate::domain::expiry::{ExpiryPlan, Holdings, Orphan, Step, plan, steps};
 use crate::domain::lsn::Lsn;
-use crate::domain::retention::{DAMAGE_COMMENT, Held, Policy, Rules, Wish};
+use crate::domain::retention::{Held, Policy, Rules, Wish};
 use crate::domain::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::domain::timeline::{TimelineHistory, TimelineId};
 use crate::domain::window::WalInventory;
@@ -206,7 +206,7 @@ impl World {
             backup.end_time = Some(self.time(taken.timeline, taken.end).fixed_offset());
         }
         if taken.damaged {
-            backup.comments.push(format!("{DAMAGE_COMMENT} in 1 file"));
+            backup.mark_damaged_pages("1 file");
         }
         backup
     }
@@ -227,14 +227,15 @@ impl World {
         }
         let present = self.taken.iter().filter(|taken| state.records.contains(&taken.id));
         let backups: Vec<(Backup, Option<Keep>)> = present.map(|taken| (self.record(taken), taken.keep)).collect();
-        let held = backups.iter().map(|(backup, keep)| Held { backup, keep: *keep, bound: None }).collect();
+        let held =
+            backups.iter().map(|(backup, keep)| Held { backup, keep: *keep, bound: None, debris: None }).collect();
         let unfinished = state.directories.difference(&state.records).filter(|id| begun.contains(*id)).cloned();
         let histories = self.histories();
         let holdings = Holdings {
             backups: held,
             unreadable: Vec::new(),
             unrecorded: Vec::new(),
-            unfinished: unfinished.collect(),
+            orphans: unfinished.map(|id| Orphan { id, why: "unfinished".to_owned() }).collect(),
             wal: &inventory,
             histories: &histories,
             floor: None,
@@ -441,13 +442,14 @@ impl World {
         }
         let backups: Vec<(Backup, Option<Keep>)> =
             self.taken.iter().map(|taken| (self.record(taken), taken.keep)).collect();
-        let held = backups.iter().map(|(backup, keep)| Held { backup, keep: *keep, bound: None }).collect();
+        let held =
+            backups.iter().map(|(backup, keep)| Held { backup, keep: *keep, bound: None, debris: None }).collect();
         let histories = self.histories();
         let holdings = Holdings {
             backups: held,
             unreadable: Vec::new(),
             unrecorded: Vec::new(),
-            unfinished: Vec::new(),
+            orphans: Vec::new(),
             wal: &inventory,
             histories: &histories,
             floor: None,

@@ -28,6 +28,7 @@ pub mod store_health;
 pub mod timeline;
 pub mod verification;
 pub mod verify_choice;
+pub mod wal_flow;
 pub mod wal_needs;
 pub mod wal_flow;
 pub mod wal_removal;

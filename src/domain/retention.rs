@@ -29,9 +29,6 @@ pub const LONGEST_BACKUP: TimeDelta = TimeDelta::days(7);
 /// How far the clocks of server and store may differ. Too much costs an old backup a day more; too little breaks a promise.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::days(1);
 
-/// What a comment in `backup.info` begins with where a backup holds damaged pages.
-pub const DAMAGE_COMMENT: &str = "barback: damaged pages";
-
 /// What is promised about the past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -135,6 +132,8 @@ pub struct Held<'a> {
     pub keep: Option<Keep>,
     /// Why it cannot be deleted, whatever the rules say.
     pub bound: Option<Bound>,
+    /// Why it is debris, to be removed as such; counts only for backups that failed or were given up.
+    pub debris: Option<String>,
 }
 
 /// Why a backup cannot be deleted.
@@ -144,6 +143,8 @@ pub enum Bound {
     Locked(String),
     /// It was tried, and failed so.
     Failed(String),
+    /// That it would go was not announced before.
+    Unannounced,
 }
 
 /// What is asked for.
@@ -155,6 +156,8 @@ pub enum Wish {
     Delete(String),
     /// No backup is to go; WAL that none needs may.
     WalOnly,
+    /// Nothing but debris is to go.
+    Debris,
 }
 
 /// What a wish is applied under.
@@ -204,7 +207,7 @@ pub fn judge(backups: &[Held<'_>], wal: &WalInventory, paths: &Paths, rules: &Ru
             let since = policy.since(rules.now).expect("a window has a beginning");
             keep_window(&entries, wal, paths, since, &mut reasons);
         }
-        Wish::Delete(_) | Wish::WalOnly => {}
+        Wish::Delete(_) | Wish::WalOnly | Wish::Debris => {}
     }
     let minimum = rules.minimum_redundancy.max(1);
     let counted = newest_first.iter().filter(|at| entries[**at].unfit.is_none());
@@ -233,7 +236,7 @@ struct Entry<'a> {
 impl<'a> Entry<'a> {
     fn new(held: &'a Held<'a>, wal: &WalInventory, paths: &Paths) -> Self {
         let backup = held.backup;
-        let damaged = backup.comments.iter().any(|comment| comment.starts_with(DAMAGE_COMMENT));
+        let damaged = backup.damaged_pages().is_some();
         let unfit = if backup.is_snapshot {
             Some("it is one of disk snapshots".to_owned())
         } else if damaged {
@@ -283,24 +286,31 @@ impl<'a> Entry<'a> {
         let unneeded = match &rules.wish {
             Wish::Delete(id) if *id == backup.id.as_str() => Verdict::goes("asked for"),
             Wish::Delete(_) => Verdict::stays("not asked for"),
-            Wish::WalOnly => Verdict::stays("no policy is given"),
+            Wish::WalOnly | Wish::Debris => Verdict::stays("no policy is given"),
             Wish::Policy(policy) => self.unwanted(*policy, rules.now, newest_first, all),
         };
         if let Some(Bound::Failed(why)) = &self.held.bound {
             return (Verdict::stays(format!("could not be deleted: {why}")), NeedsWal::Since);
         }
+        if self.held.bound == Some(Bound::Unannounced) && unneeded.goes {
+            return (Verdict::stays("for the next call: it came up while this one began"), NeedsWal::Since);
+        }
         if backup.is_snapshot {
             return (Verdict::stays("disk snapshots, which barback does not manage"), NeedsWal::Since);
         }
         match &backup.status {
-            BackupStatus::Started if is_running(backup, rules.now) => {
+            BackupStatus::Started if is_running(backup, rules.now) && self.held.debris.is_none() => {
                 return (Verdict::stays("running, or its client was killed less than a week ago"), NeedsWal::Since);
             }
             BackupStatus::Started | BackupStatus::Failed => {
                 let asked = matches!(&rules.wish, Wish::Delete(id) if *id == backup.id.as_str());
                 let word = if backup.status == BackupStatus::Failed { "failed" } else { "given up" };
-                let debris = Verdict::stays(format!("{word}, and not needed: expire --debris removes it"));
-                return (if asked { unneeded } else { debris }, NeedsWal::Nothing);
+                let verdict = match &self.held.debris {
+                    _ if asked => unneeded,
+                    Some(why) => Verdict::goes(format!("debris: {why}")),
+                    None => Verdict::stays(format!("{word}, and not needed: expire --debris removes it after a day")),
+                };
+                return (verdict, NeedsWal::Nothing);
             }
             BackupStatus::Other(word) => {
                 return (Verdict::stays(format!("its status {word} is not understood")), NeedsWal::Since);
@@ -507,13 +517,17 @@ mod tests {
 
     impl Archive {
         fn judge(&self, wish: Wish, minimum_redundancy: u64) -> Result<ExpiryPlan> {
-            let held = self.backups.iter().map(|(backup, keep)| Held { backup, keep: *keep, bound: None }).collect();
+            let held = self
+                .backups
+                .iter()
+                .map(|(backup, keep)| Held { backup, keep: *keep, bound: None, debris: None })
+                .collect();
             let histories = std::collections::BTreeMap::<TimelineId, TimelineHistory>::new();
             let holdings = Holdings {
                 backups: held,
                 unreadable: self.unreadable.clone(),
                 unrecorded: self.unrecorded.clone(),
-                unfinished: Vec::new(),
+                orphans: Vec::new(),
                 wal: &self.wal,
                 histories: &histories,
                 floor: self.floor,
@@ -584,7 +598,7 @@ mod tests {
     fn redundancy_counts_only_what_can_be_restored() {
         let mut archive = archive(&[2, 5, 9, 15]);
         assert_eq!(archive.gone("REDUNDANCY 2", 1).0, [2, 5]);
-        archive.backups[3].0.comments.push(format!("{DAMAGE_COMMENT} in 1 file"));
+        archive.backups[3].0.mark_damaged_pages("1 file");
         assert_eq!(archive.gone("REDUNDANCY 2", 1).0, [2]);
         archive.backups[2].0.status = BackupStatus::Failed;
         assert!(archive.gone("REDUNDANCY 2", 1).0.is_empty());
@@ -647,7 +661,7 @@ mod tests {
     fn nothing_goes_while_no_backup_can_be_restored() {
         let mut broken = archive(&[5, 15]);
         for (backup, _) in &mut broken.backups {
-            backup.comments.push(DAMAGE_COMMENT.to_owned());
+            backup.mark_damaged_pages("1 file");
         }
         assert_eq!(broken.gone("1d", 1), (vec![], vec![]));
         assert_eq!(archive(&[]).gone("1d", 1), (vec![], vec![]));
@@ -695,9 +709,9 @@ mod tests {
     #[test]
     fn a_damaged_backup_stays_where_no_other_leads() {
         let mut archive = archive(&[2, 5, 15]);
-        archive.backups[0].0.comments.push(DAMAGE_COMMENT.to_owned());
+        archive.backups[0].0.mark_damaged_pages("1 file");
         assert_eq!(archive.gone("10d", 1).0, [2]);
-        archive.backups[1].0.comments.push(DAMAGE_COMMENT.to_owned());
+        archive.backups[1].0.mark_damaged_pages("1 file");
         assert_eq!(archive.gone("10d", 1).0, [2]);
         let plan = archive.judge(Wish::Policy("10d".parse().unwrap()), 1).unwrap();
         assert!(plan.backups[1].verdict.why.ends_with("it holds damaged pages, but no other leads there"));

@@ -21,6 +21,13 @@ pub const LIFE: TimeDelta = TimeDelta::hours(1);
 /// An expiry that began longer ago is dead. The second hour is for requests on their way, and for clocks that differ.
 pub const DEAD_AFTER: TimeDelta = TimeDelta::hours(2);
 
+/// True when an expiry whose lock was written at one time deletes nothing any more at another, both by the same clock or by two
+/// that differ by less than an hour.
+#[must_use]
+pub fn is_dead(written: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    now.signed_duration_since(written) > DEAD_AFTER
+}
+
 /// What a running expiry says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpiryLock {
@@ -54,18 +61,6 @@ struct Document {
 }
 
 impl ExpiryLock {
-    /// True when it will delete nothing any more, whatever became of it.
-    #[must_use]
-    pub fn is_dead(&self, now: DateTime<Utc>) -> bool {
-        now.signed_duration_since(self.started) > DEAD_AFTER
-    }
-
-    /// When [`Self::is_dead`] becomes true.
-    #[must_use]
-    pub fn dead_at(&self) -> DateTime<Utc> {
-        self.started + DEAD_AFTER
-    }
-
     /// True when it may delete WAL that is needed from `begin` on, on that segment's timeline or one that grew out of it.
     #[must_use]
     pub fn may_delete_since(&self, begin: SegmentName) -> bool {
@@ -161,6 +156,6 @@ mod tests {
     #[test]
     fn a_lock_dies_after_two_hours() {
         let at = |minutes| lock().started + TimeDelta::minutes(minutes);
-        assert!(!lock().is_dead(at(120)) && lock().is_dead(at(121)) && !lock().is_dead(at(-600)));
+        assert!(!is_dead(at(0), at(120)) && is_dead(at(0), at(121)) && !is_dead(at(0), at(-600)));
     }
 }

@@ -1,6 +1,7 @@
 //! Answers on stdout: text for people, JSON documents with `"schema": 1` for programs.
 
 mod catalog;
+mod expire;
 mod metrics;
 mod outcome;
 mod plan;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use self::catalog::{list, show};
+pub use self::expire::{ExpiryView, KeepView, expiry_outcome, expiry_verdicts, kept};
 pub use self::metrics::metrics;
 pub use self::outcome::{BackupOutcome, Phase, RestoreOutcome, backup_summary, backup_taken, restored};
 pub use self::plan::{PlanView, TargetView, WindowView, plan};
