@@ -418,6 +418,7 @@ fn flags_of_every_command() -> BTreeSet<String> {
         "show",
         "status",
         "verify",
+        "check",
         "expire",
         "delete",
         "keep",

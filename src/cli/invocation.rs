@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap_complete::Shell;
 
+use super::check::CheckArgs;
 use super::exit_code::Caller;
 use super::expire::{DeleteArgs, ExpireArgs, KeepArgs};
 use super::status::StatusArgs;
@@ -169,6 +170,8 @@ pub enum Command {
     Status(StatusArgs),
     /// `verify [ID|--all]`.
     Verify(VerifyArgs),
+    /// `check`.
+    Check(CheckArgs),
     /// `expire`.
     Expire(ExpireArgs),
     /// `delete ID`.
@@ -257,11 +260,16 @@ pub struct RestoreArgs {
 ///
 /// Errors: `Usage` when a path is not UTF-8, which the server's settings cannot hold.
 pub fn restore_command_argv(settings: &Settings, exe: &Path) -> Result<Vec<String>> {
-    let mut words = vec![exe.as_os_str().to_owned(), "wal-restore".into()];
-    words.extend(settings.handed_on.iter().cloned());
-    words.extend(["--compression".into(), settings.wal_compression.codec.to_string().into()]);
+    let mut words = own_command_argv(settings, exe, "wal-restore")?;
+    words.extend(["--compression".to_owned(), settings.wal_compression.codec.to_string()]);
+    Ok(words)
+}
+
+/// The words of this program's `command` on the same store, in the manner of [`restore_command_argv`].
+pub(super) fn own_command_argv(settings: &Settings, exe: &Path, command: &str) -> Result<Vec<String>> {
+    let words = [exe.as_os_str().to_owned(), command.into()].into_iter().chain(settings.handed_on.iter().cloned());
     let refuse = |word: OsString| {
-        Error::usage(format!("could not write restore_command: \"{}\" is not UTF-8", word.to_string_lossy()))
+        Error::usage(format!("could not write {command}'s command: \"{}\" is not UTF-8", word.to_string_lossy()))
     };
-    words.into_iter().map(|word| word.into_string().map_err(refuse)).collect()
+    words.map(|word| word.into_string().map_err(refuse)).collect()
 }

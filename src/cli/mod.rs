@@ -3,6 +3,7 @@
 //! This layer alone reads arguments and environment, and alone prints.
 
 pub mod barman;
+pub mod check;
 pub mod config;
 pub mod damage;
 pub mod exit_code;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 
+use super::check::CheckArgs;
 use super::config::{self, DEFAULT_PATH, Layer};
 use super::exit_code::{self, Caller};
 use super::invocation::{
@@ -266,6 +267,7 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
             host: options.host.then(|| HostArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
         }),
         Words::Verify(args) => Command::Verify(args),
+        Words::Check(_) => Command::Check(CheckArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
         Words::Completions { .. } | Words::InstallLinks { .. } | Words::Version => {
             return Err(Error::new(ErrorKind::Bug, "a command without a store came to one with a store"));
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::check::CheckOptions;
 use super::config::{self, CompressionLayer, Layer};
 use super::expire::{DeleteOptions, ExpireOptions, KeepOptions};
 use super::invocation::{AddressingStyle, LogFormat, OutputFormat};
@@ -137,6 +138,12 @@ pub(super) enum Words {
                             damaged, 5 when not everything could be looked at."
     )]
     Verify(VerifyArgs),
+    /// Look whether this host can archive, and what keeps it from it
+    #[command(after_help = "Examples:\n  barback check -d 'host=/run/postgresql user=postgres'\n  \
+                            barback check -o json\n\n\
+                            One line for each finding: what, why it matters, what to type. Exits 0 without a problem, 1 with \
+                            one, 2 when the store cannot be reached. Run it as the user PostgreSQL runs as.")]
+    Check(CheckOptions),
     /// Delete what the retention policy no longer needs, and say of everything why it stays or goes
     #[command(after_help = "Examples:\n  barback expire --policy 30d --dry-run\n  \
                             barback expire --policy 'RECOVERY WINDOW OF 4 WEEKS' --minimum-redundancy 2\n  \
@@ -347,6 +354,7 @@ impl Cli {
             Words::WalRestore(options) => layer.wal.codec = options.compression,
             Words::Backup(options) => layer.backup = options.layer()?,
             Words::Restore(options) => layer.restore_jobs = options.jobs,
+            Words::Check(options) => layer.backup = options.layer()?,
             Words::Expire(options) => layer.expire = options.layer(),
             Words::Delete(options) => layer.expire.minimum_redundancy = options.minimum_redundancy,
             Words::List

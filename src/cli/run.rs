@@ -8,18 +8,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::cli::damage;
 use crate::cli::invocation::{self, BackupArgs, Command, RestoreArgs, Settings};
 use crate::cli::native_requests;
 use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, Style, TargetView, WindowView};
 use crate::cli::progress::Screen;
-use crate::cli::status;
 use crate::cli::store::{Traffic, open};
-use crate::cli::verify;
-use crate::cli::wal_archive_all;
 use crate::cli::zone::Zone;
-use crate::cli::{exit_code, expire};
-
+use crate::cli::{check, damage, exit_code, expire, status, verify, wal_archive_all};
 use crate::commands::backup::{self, BackupDone};
 use crate::commands::catalog;
 use crate::commands::progress::Progress;
@@ -93,6 +88,7 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
             output::show(out, around.stdout(&settings), loaded.find(&id)?)
         }),
         Command::Status(args) => status::run(&args, &settings, around, out),
+        Command::Check(args) => return multi_threaded()?.block_on(check::run(&settings, args, around, out)),
         Command::Expire(args) => expire::run_expire(&args, &settings, around, out),
         Command::Delete(args) => expire::run_delete(&args, &settings, around, out),
         Command::Keep(args) => expire::run_keep(&args, &settings, around, out),

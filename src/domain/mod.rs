@@ -30,7 +30,6 @@ pub mod verification;
 pub mod verify_choice;
 pub mod wal_flow;
 pub mod wal_needs;
-pub mod wal_flow;
 pub mod wal_removal;
 pub mod window;
 

@@ -1,6 +1,7 @@
 //! Answers on stdout: text for people, JSON documents with `"schema": 1` for programs.
 
 mod catalog;
+mod check;
 mod expire;
 mod metrics;
 mod outcome;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use self::catalog::{list, show};
+pub use self::check::check;
 pub use self::expire::{ExpiryView, KeepView, expiry_outcome, expiry_verdicts, kept};
 pub use self::metrics::metrics;
 pub use self::outcome::{BackupOutcome, Phase, RestoreOutcome, backup_summary, backup_taken, restored};
