@@ -264,7 +264,7 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
         Words::Show { id } => Command::Show { id },
         Words::Status(options) => Command::Status(StatusArgs {
             metrics: options.metrics,
-            host: options.host.then(|| HostArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
+            host: options.host.then_some(HostArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
         }),
         Words::Verify(args) => Command::Verify(args),
         Words::Check(_) => Command::Check(CheckArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
