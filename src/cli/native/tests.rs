@@ -55,6 +55,7 @@ fn clap_finds_no_mistake_in_the_grammar() {
 fn every_command_is_understood() {
     for (line, command) in [
         ("wal-archive pg_wal/000000010000000000000001", "WalArchive"),
+        ("wal-archive --all pg_wal --jobs 4", "WalArchiveAll(WalArchiveAllArgs { directory: \"pg_wal\", jobs: 4 })"),
         ("wal-restore 000000010000000000000001 pg_wal/RECOVERYXLOG", "WalRestore"),
         ("wal-restore 00000002.history pg_wal/RECOVERYHISTORY", "WalRestore"),
         ("backup", "Backup"),
@@ -82,13 +83,16 @@ fn usage_errors_exit_with_3_and_help_with_0() {
     for line in [
         "",
         "frobnicate",
-        "keep latest",
+        "keep",
         "drill",
         "list --bogus",
         "list extra",
         "show",
         "list -o yaml",
         "wal-archive",
+        "wal-archive a --all pg_wal",
+        "wal-archive a --jobs 2",
+        "wal-archive --all pg_wal --jobs 65",
         "wal-archive a --compression rar",
         "wal-archive a --compression-level high",
         "backup --jobs 0",
