@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 use toml::de::{DeTable, DeValue};
 
+use super::expire::{self, ExpireLayer};
 use super::invocation::{AddressingStyle, CompressionChoice, LogFormat, OutputFormat};
 use super::quantity::{human_size, parse_duration, parse_size};
 use crate::domain::compression::Compression;
-use crate::domain::retention::Policy;
 use crate::error::{Error, Result};
 use crate::layout::keys::ServerPrefix;
 
@@ -86,13 +86,6 @@ pub(super) struct Layer {
     pub backup: BackupLayer,
     pub restore_jobs: Option<usize>,
     pub expire: ExpireLayer,
-}
-
-/// `[expire]`.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct ExpireLayer {
-    pub policy: Option<Policy>,
-    pub minimum_redundancy: Option<u64>,
 }
 
 /// `[backup]`.
@@ -206,7 +199,7 @@ impl Layer {
             "backup.wal_timeout" => self.backup.wal_timeout = Some(wait(text)?),
             "restore.jobs" => self.restore_jobs = Some(jobs(text)?),
             "expire.policy" => self.expire.policy = Some(text.parse()?),
-            "expire.minimum_redundancy" => self.expire.minimum_redundancy = Some(minimum_redundancy(text)?),
+            "expire.minimum_redundancy" => self.expire.minimum_redundancy = Some(expire::minimum_redundancy(text)?),
             _ => return Err(refuse_unknown(key)),
         }
         Ok(())
@@ -238,10 +231,7 @@ impl Layer {
                 wal_timeout: self.backup.wal_timeout.or(lower.backup.wal_timeout),
             },
             restore_jobs: self.restore_jobs.or(lower.restore_jobs),
-            expire: ExpireLayer {
-                policy: self.expire.policy.or(lower.expire.policy),
-                minimum_redundancy: self.expire.minimum_redundancy.or(lower.expire.minimum_redundancy),
-            },
+            expire: self.expire.or(lower.expire),
         }
     }
 }
@@ -413,16 +403,6 @@ pub(super) fn jobs(text: &str) -> Result<usize> {
     })
 }
 
-/// How many restorable backups stay at least.
-pub(super) fn minimum_redundancy(text: &str) -> Result<u64> {
-    text.parse().ok().filter(|minimum| *minimum > 0).ok_or_else(|| {
-        Error::usage(format!(
-            "\"{}\" is not a minimum redundancy: it must be a number, and 1 at least",
-            text.escape_debug()
-        ))
-    })
-}
-
 /// A compression level; whether the codec knows it, the codec says.
 pub(super) fn level(text: &str) -> Result<i32> {
     text.parse().map_err(|_| {
@@ -526,6 +506,8 @@ mod tests {
             "part_size" | "max_rate" => "16MiB",
             "fast" => "true",
             "wal_timeout" => "5m",
+            "policy" => "30d",
+            "minimum_redundancy" => "2",
             _ => "word",
         }
     }

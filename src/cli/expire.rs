@@ -4,7 +4,6 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::config::{self, ExpireLayer};
 use super::invocation::{OutputFormat, Settings};
 use super::output::{self, ExpiryView, KeepView};
 use super::run::{Surroundings, single_threaded};
@@ -16,6 +15,31 @@ use crate::domain::lsn::Lsn;
 use crate::domain::retention::{Policy, Wish};
 use crate::error::{Error, ErrorKind, Result};
 
+/// `[expire]` in the configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct ExpireLayer {
+    pub policy: Option<Policy>,
+    pub minimum_redundancy: Option<u64>,
+}
+
+impl ExpireLayer {
+    /// This layer, and `lower` wherever it says nothing.
+    pub fn or(self, lower: Self) -> Self {
+        Self {
+            policy: self.policy.or(lower.policy),
+            minimum_redundancy: self.minimum_redundancy.or(lower.minimum_redundancy),
+        }
+    }
+}
+
+/// How many restorable backups stay at least.
+pub(super) fn minimum_redundancy(text: &str) -> Result<u64> {
+    text.parse().ok().filter(|minimum| *minimum > 0).ok_or_else(|| {
+        let shown = text.escape_debug();
+        Error::usage(format!("\"{shown}\" is not a minimum redundancy: it must be a number, and 1 at least"))
+    })
+}
+
 /// The words of `expire`.
 #[derive(Debug, Args)]
 pub(super) struct ExpireOptions {
@@ -23,7 +47,7 @@ pub(super) struct ExpireOptions {
     #[arg(long, value_name = "POLICY")]
     policy: Option<Policy>,
     /// How many restorable backups stay whatever the policy says [default: 1]
-    #[arg(long, value_name = "N", value_parser = config::minimum_redundancy)]
+    #[arg(long, value_name = "N", value_parser = minimum_redundancy)]
     minimum_redundancy: Option<u64>,
     /// Where a base backup begins that lies elsewhere, such as a disk snapshot: older WAL may go
     #[arg(long, value_name = "LSN")]
@@ -43,7 +67,7 @@ pub(super) struct DeleteOptions {
     #[arg(value_name = "ID")]
     id: String,
     /// Refuse when fewer restorable backups than this would stay [default: 1]
-    #[arg(long, value_name = "N", value_parser = config::minimum_redundancy)]
+    #[arg(long, value_name = "N", value_parser = minimum_redundancy)]
     pub minimum_redundancy: Option<u64>,
     /// Print the verdicts and delete nothing
     #[arg(long)]

@@ -144,7 +144,7 @@ pub(super) enum Words {
                             One line for each finding: what, why it matters, what to type. Exits 0 without a problem, 1 with \
                             one, 2 when the store cannot be reached. Run it as the user PostgreSQL runs as.")]
     Check(CheckOptions),
-    /// Delete what the retention policy no longer needs, and say of everything why it stays or goes
+    /// Delete what the retention policy no longer needs, each with its reason
     #[command(after_help = "Examples:\n  barback expire --policy 30d --dry-run\n  \
                             barback expire --policy 'RECOVERY WINDOW OF 4 WEEKS' --minimum-redundancy 2\n  \
                             barback expire --debris --dry-run\n\n\

@@ -25,7 +25,7 @@ pub struct Waiting {
 pub struct Room {
     /// Free for a user without privileges.
     pub free_bytes: u64,
-    /// All of it.
+    /// That and what is in use, as `df` reckons: what is set aside for the system is in neither.
     pub total_bytes: u64,
 }
 
@@ -70,7 +70,8 @@ pub fn room(directory: &Path) -> Result<Room> {
     let facts = rustix::fs::statvfs(directory)
         .map_err(|cause| Error::local("look at the file system of", directory, cause.into()))?;
     let bytes = |blocks: u64| blocks.saturating_mul(facts.f_frsize);
-    Ok(Room { free_bytes: bytes(facts.f_bavail), total_bytes: bytes(facts.f_blocks) })
+    let in_use = facts.f_blocks.saturating_sub(facts.f_bfree);
+    Ok(Room { free_bytes: bytes(facts.f_bavail), total_bytes: bytes(in_use.saturating_add(facts.f_bavail)) })
 }
 
 #[cfg(test)]

@@ -62,6 +62,11 @@ fn every_command_is_understood() {
         ("restore /copy", "Restore"),
         ("list", "List"),
         ("show latest", "Show"),
+        ("expire --policy 30d --dry-run", "Expire"),
+        ("expire --debris", "Expire"),
+        ("expire --floor-lsn 1/0", "Expire"),
+        ("delete latest", "Delete"),
+        ("keep latest --standalone", "Keep"),
         ("--server other -vv list -o json --no-progress", "List"),
     ] {
         assert!(format!("{:?}", run(line, &STORE).command).starts_with(command), "{line}");
@@ -83,7 +88,12 @@ fn usage_errors_exit_with_3_and_help_with_0() {
     for line in [
         "",
         "frobnicate",
+        "expire",
+        "expire --policy soon",
+        "expire --policy 30d --minimum-redundancy 0",
+        "delete",
         "keep",
+        "keep latest --standalone --release",
         "drill",
         "list --bogus",
         "list extra",
@@ -375,4 +385,20 @@ fn help_tells_the_essentials() {
         assert!(restore.contains(words), "{words}: {restore}");
     }
     assert!(help.lines().chain(restore.lines()).all(|line| line.chars().count() <= 100), "help fits 100 columns");
+}
+
+#[test]
+fn a_policy_comes_from_the_flag_the_environment_or_the_file_in_this_order() {
+    let policy = |line: &str, env: &[(&str, &str)]| match run(line, &[&STORE, env].concat()).command {
+        Command::Expire(args) => (args.policy.unwrap().to_string(), args.minimum_redundancy),
+        other => panic!("{other:?}"),
+    };
+    let env = [("BARBACK_EXPIRE_POLICY", "REDUNDANCY 3"), ("BARBACK_EXPIRE_MINIMUM_REDUNDANCY", "2")];
+    assert_eq!(policy("expire", &env), ("REDUNDANCY 3".to_owned(), 2));
+    assert_eq!(policy("expire --policy 4w", &env), ("RECOVERY WINDOW OF 28 DAYS".to_owned(), 2));
+    assert_eq!(policy("expire --policy 4w", &[]).1, 1);
+    match run("delete latest", &[&STORE, &env[..]].concat()).command {
+        Command::Delete(args) => assert_eq!(args.minimum_redundancy, 2),
+        other => panic!("{other:?}"),
+    }
 }
