@@ -75,6 +75,16 @@ fn a_backup_whose_wal_name_another_cluster_took_is_not_done() {
     let cluster = running_cluster(&dir, &version, ClusterOptions::default(), 0);
     assert!(cluster.psql("SELECT pg_walfile_name(pg_current_wal_lsn())") < last, "the names must overlap");
     let refused = backup_run(&cluster, &env, &[]).run().expect_code(4);
+    assert!(refused.stderr.contains("belongs to the cluster with system identifier"), "{}", refused.stderr);
+    assert!(list_backups(&env).is_empty(), "nothing is begun in another cluster's archive");
+
+    // As where two clusters began in the same moment on a server that ignores create-only writes.
+    let identity = dir.join("store/main/barback/identity.json");
+    let identifier = |cluster: &Cluster| cluster.psql("SELECT system_identifier FROM pg_control_system()");
+    let recorded = std::fs::read_to_string(&identity).unwrap();
+    assert!(recorded.contains(&identifier(&other)), "{recorded}");
+    std::fs::write(&identity, recorded.replace(&identifier(&other), &identifier(&cluster))).unwrap();
+    let refused = backup_run(&cluster, &env, &[]).run().expect_code(4);
     assert!(refused.stderr.contains("it is of cluster"), "{}", refused.stderr);
     assert_eq!(list_backups(&env)[0]["status"], "FAILED");
 }
