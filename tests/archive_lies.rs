@@ -136,8 +136,9 @@ fn two_new_clusters_that_begin_at_once_do_not_share_an_archive() {
         let files =
             [(FIVE, ours(FIVE)), (SIX, strangers(SIX))].map(|(name, content)| local_file(&store, name, &content));
         let runs = files.map(|file| store.run(&["wal-archive"]).arg(file).start());
-        let codes = runs.map(|run| run.wait().code());
-        assert!(codes == [0, 4] || codes == [4, 0], "{codes:?}");
+        let ended = runs.map(harness::Running::wait);
+        let codes = [ended[0].code(), ended[1].code()];
+        assert!(codes == [0, 4] || codes == [4, 0], "{codes:?}: {}{}", ended[0].stderr, ended[1].stderr);
         assert_eq!(store.wal_keys().len(), 1, "{}", store.url());
     }
 }

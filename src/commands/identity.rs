@@ -62,14 +62,20 @@ impl Archive {
         now: DateTime<Utc>,
     ) -> Result<()> {
         let note = self.store.note("identity", &self.prefix.root());
+        let remembered = note.as_ref().and_then(Note::read);
+        let recorded = match recorded {
+            // Somebody may have recorded it, and noted that, since the store was asked.
+            None if remembered.is_some() => self.read_identity().await?,
+            recorded => recorded,
+        };
         let owner = match (recorded, ours) {
             (Some(recorded), _) => {
                 self.compare_cluster(recorded.system_identifier, ours, &self.prefix.identity())?;
                 recorded.system_identifier
             }
-            (None, None) => return self.expect_no_identity(note.as_ref()),
+            (None, None) => return self.expect_no_identity(note.as_ref(), remembered.as_deref()),
             (None, Some(ours)) => {
-                self.expect_no_identity(note.as_ref())?;
+                self.expect_no_identity(note.as_ref(), remembered.as_deref())?;
                 self.adopt(ours, now).await?;
                 ours
             }
@@ -88,8 +94,8 @@ impl Archive {
 
     /// What this host remembers may only speak against the store: in a directory without the identity that was seen there
     /// before, the archive is not mounted, and "archived" would be said of a file on the disk below.
-    fn expect_no_identity(&self, note: Option<&Note>) -> Result<()> {
-        let Some((note, theirs)) = note.and_then(|note| Some((note, note.read()?))) else { return Ok(()) };
+    fn expect_no_identity(&self, note: Option<&Note>, remembered: Option<&str>) -> Result<()> {
+        let Some((note, theirs)) = note.zip(remembered) else { return Ok(()) };
         let place = self.store.place();
         if !matches!(place, Place::Directory(_)) {
             tracing::warn!(
