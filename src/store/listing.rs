@@ -53,7 +53,7 @@ impl Store {
         Ok(())
     }
 
-    /// The objects directly in `directory` (which ends in `/`) whose names begin with `name`. One request.
+    /// The objects in `directory` (which ends in `/`) whose names begin with `name`. A request for each thousand.
     ///
     /// Errors: `Unreachable` where nothing is found in a `file://` store that is altogether empty: that is how the
     /// mount point of an archive looks that is not mounted.
@@ -96,9 +96,15 @@ impl Store {
 
     /// The "directories" directly in `directory` (which ends in `/`), each ending in `/`.
     pub async fn list_directories(&self, directory: &str) -> Result<Vec<String>> {
+        self.list_level(directory).await.map(|(directories, _)| directories)
+    }
+
+    /// What lies directly in `directory` (which ends in `/`): its "directories", each ending in `/`, and its objects.
+    pub async fn list_level(&self, directory: &str) -> Result<(Vec<String>, Vec<Listed>)> {
         let describe = |error| self.listing_failed(directory, error);
         let answer = self.objects.list_with_delimiter(Some(&path_of(directory)?)).await.map_err(describe)?;
-        Ok(answer.common_prefixes.iter().map(|prefix| format!("{prefix}/")).collect())
+        let directories = answer.common_prefixes.iter().map(|prefix| format!("{prefix}/")).collect();
+        Ok((directories, answer.objects.into_iter().map(listed).collect()))
     }
 
     /// A bucket that is missing is named in the answer's text alone.
