@@ -19,6 +19,7 @@ use futures::StreamExt as _;
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt as _, PutPayload};
 
+#[allow(dead_code, unused_imports, reason = "a bench uses a part of the harness")]
 #[path = "../tests/harness/mod.rs"]
 mod harness;
 use harness::{Minio, block_on, s3_client};

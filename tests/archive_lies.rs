@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-mod harness;
-use harness::{
+use crate::harness::{
     Cluster, ClusterOptions, Fault, Filling, Finished, Postgres, Run, S3Server, SYSTEM_IDENTIFIER, Site, TestStore,
     barback_binary, files_below, for_each_store, segment, segment_of,
 };
@@ -136,7 +135,7 @@ fn two_new_clusters_that_begin_at_once_do_not_share_an_archive() {
         let files =
             [(FIVE, ours(FIVE)), (SIX, strangers(SIX))].map(|(name, content)| local_file(&store, name, &content));
         let runs = files.map(|file| store.run(&["wal-archive"]).arg(file).start());
-        let ended = runs.map(harness::Running::wait);
+        let ended = runs.map(crate::harness::Running::wait);
         let codes = [ended[0].code(), ended[1].code()];
         assert!(codes == [0, 4] || codes == [4, 0], "{codes:?}: {}{}", ended[0].stderr, ended[1].stderr);
         assert_eq!(store.wal_keys().len(), 1, "{}", store.url());

@@ -1,11 +1,9 @@
 //! A base backup that is stopped, or whose store or server fails, leaves nothing open behind and says what happened.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a helper of tests fails the test that called it")]
 
-mod harness;
-
 use std::time::{Duration, Instant};
 
-use harness::{
+use crate::harness::{
     Cluster, ClusterOptions, Fault, Finished, PgVersion, Postgres, Running, S3Server, StoreEnv, TestDir, backup_run,
     barback, files_named, id_of, list_backups, on_disk, on_s3, restore_copy, running_cluster, start_copy, take_backup,
 };
@@ -50,7 +48,8 @@ fn a_signal_stops_a_backup_and_no_staged_file_stays_in_a_directory() {
         let env = on_disk(&dir, "store");
         let cluster = running_cluster(&dir, version, ClusterOptions::default(), 2);
         let running = backup_run(&cluster, &env, &MANY_PARTS).args(["--max-rate", "2MiB"]).start();
-        wait_until("a staged upload", || !files_named(&dir.join("store"), "#").is_empty());
+        // Not the record of identity or of the backup, which are staged too.
+        wait_until("a staged part", || !files_named(&dir.join("store"), ".tar#").is_empty());
         let finished = stop_with(running, signal);
 
         assert_eq!(finished.code(), 4, "{}", finished.stderr);
@@ -102,6 +101,34 @@ fn a_store_that_refuses_everything_in_the_middle_leaves_no_restorable_backup() {
     assert_server_is_free(&cluster);
     barback(&["restore"]).arg(dir.join("nothing")).envs(&env).run().expect_code(1);
     assert_next_backup_works(&dir, &cluster, &env);
+}
+
+/// Story 10: every upload is confirmed, and one object is not there (or shorter) when all is done.
+#[test]
+fn a_backup_whose_store_lost_a_part_is_never_called_done() {
+    let Some(version) = Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let s3 = S3Server::start();
+    let env = on_s3(&s3);
+    let cluster = running_cluster(&dir, &version, ClusterOptions::default(), 1);
+    for (is_lost, complaint) in [(true, "data.tar.lz4\" is not there"), (false, "data.tar.lz4\" is 7 bytes long")] {
+        let root = s3.root();
+        s3.fault_when(move |seen| {
+            if seen.method == "PUT" && seen.target.contains("/barback.json") {
+                for part in files_named(&root, "data.tar.lz4") {
+                    if is_lost { std::fs::remove_file(part) } else { std::fs::write(part, "shorter") }.unwrap();
+                }
+            }
+            None
+        });
+        let finished = backup_run(&cluster, &env, &["--compression", "lz4"]).run();
+        s3.heal();
+        assert_eq!(finished.code(), 4, "{}", finished.stderr);
+        assert!(finished.stderr.contains(complaint), "{}", finished.stderr);
+        assert_eq!(list_backups(&env).last().unwrap()["status"], "FAILED");
+        assert_server_is_free(&cluster);
+    }
+    barback(&["restore"]).arg(dir.join("nothing")).envs(&env).run().expect_code(1);
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Data directories as they are found in the field: odd files, odd places, odd configuration, and ways to the server.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
-mod harness;
-
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -11,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use harness::{
+use crate::harness::{
     Cluster, ClusterOptions, Postgres, TestDir, backup_run, barback, check_pgbench, for_each_version, give_away,
     on_disk, restore_copy, running_cluster, start_copy, take_backup,
 };
@@ -61,7 +59,7 @@ fn of_unlogged_tables_only_the_init_fork_is_kept_and_of_temporary_ones_nothing()
         cluster.wait_until("SELECT count(*) FROM pg_class WHERE relname = 'short_lived'", "1", PATIENCE);
         cluster.wait_until("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'", "1", PATIENCE);
         let temporary = |data: &Path| {
-            let files = harness::files_named(&data.join("base"), "");
+            let files = crate::harness::files_named(&data.join("base"), "");
             files.iter().filter(|file| file.file_name().unwrap().to_string_lossy().starts_with('t')).count()
         };
         assert!(temporary(cluster.data()) > 0, "the temporary table has no file");
@@ -182,7 +180,7 @@ fn odd_files(dir: &TestDir, directory: &Path) -> Vec<PathBuf> {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, name.as_os_str().as_bytes()).unwrap();
     }
-    for path in harness::files_named(directory, "") {
+    for path in crate::harness::files_named(directory, "") {
         give_away(&path);
     }
     for depth in 1..=3 {

@@ -1,14 +1,16 @@
 //! Base backups pass between Barman 3.19.1 and us, both ways, in every format that both know.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
-mod harness;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::harness::{
+    Cluster, ClusterOptions, Fault, PgVersion, Postgres, Run, S3Server, TestDir, archive_of, check_pgbench,
+    files_below, for_each_version, give_away, running_cluster, skip, store_options,
+};
 use barback::commands::archive::{Archive, ContentCheck, WalCompression};
 use barback::commands::backup::{
     self, BackupDone, BackupFailure, BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, Stage, WalWait,
@@ -24,10 +26,6 @@ use barback::postgres::configuration::Form;
 use barback::postgres::conninfo::Conninfo;
 use barback::store::StoreOptions;
 use chrono::{DateTime, NaiveDateTime, Utc};
-use harness::{
-    Cluster, ClusterOptions, Fault, PgVersion, Postgres, Run, S3Server, TestDir, archive_of, check_pgbench,
-    files_below, for_each_version, give_away, running_cluster, skip, store_options,
-};
 
 const STORE: &str = "s3://bkt/pfx";
 const PATIENCE: Duration = Duration::from_mins(2);

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
-mod harness;
-use harness::{Cluster, Postgres, TestStore};
+use crate::harness::{Cluster, Postgres, TestStore};
 
 /// Of `fixtures/barman-3.19.1`, oldest first: id, name, how its parts are compressed, how many there are.
 const BACKUPS: [(&str, &str, &str, usize); 4] = [
@@ -212,7 +211,7 @@ fn of_a_path_that_is_there_twice_the_last_member_stays_and_a_hard_link_is_a_file
         assert_eq!((read("pg_hba.conf"), read("shared.conf")), ("in force\n".to_owned(), "a file\n".to_owned()));
         assert_eq!((read("conf.d/16400"), read("conf.d/16401")), ("one relation\n".to_owned(), read("conf.d/16400")));
         assert_eq!(std::fs::read_link(data.join("own.conf")).unwrap(), Path::new("nowhere"));
-        assert_eq!(harness::files_named(&data, ".barback"), Vec::<PathBuf>::new());
+        assert_eq!(crate::harness::files_named(&data, ".barback"), Vec::<PathBuf>::new());
     }
 }
 

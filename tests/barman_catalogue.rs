@@ -18,8 +18,7 @@ use barback::layout::backup_record::BackupRecord;
 use barback::store::StoreOptions;
 use chrono::Utc;
 
-mod harness;
-use harness::{BUCKET, BarmanProcess, Fault, Minio, Random, S3Server, archive_of, block_on, store_options};
+use crate::harness::{BUCKET, BarmanProcess, Fault, Minio, Random, S3Server, archive_of, block_on, store_options};
 
 /// The bucket that Barman wrote.
 fn fixture(server: &S3Server) {

@@ -5,8 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-mod harness;
-use harness::{
+use crate::harness::{
     Filling, Run, S3Server, SYSTEM_IDENTIFIER, TestDir, TestStore, barback, barback_binary, for_each_store, segment,
     segment_of, server_user, skip,
 };

@@ -15,8 +15,7 @@ use barback::layout::backup_record::BackupRecord;
 use barback::layout::tar_objects::tar_objects;
 use chrono::{DateTime, TimeDelta, Utc};
 
-mod harness;
-use harness::{BarmanProcess, Random, S3Server};
+use crate::harness::{BarmanProcess, Random, S3Server};
 
 const CATALOGUES: u64 = 300;
 const SEED: u64 = 0x3191;
@@ -264,7 +263,7 @@ impl Case {
             Unwanted::Backup(id) => ("-b", id),
             Unwanted::Policy(text) => ("-r", text),
         };
-        let url = format!("s3://{}/{}", harness::BUCKET, self.name);
+        let url = format!("s3://{}/{}", crate::harness::BUCKET, self.name);
         let minimum = self.minimum.to_string();
         let words = ["backup-delete", "--dry-run", option, word, "-m", &minimum, &url, "main"];
         let theirs = barman.run(&words);

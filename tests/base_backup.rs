@@ -1,12 +1,10 @@
 //! A base backup of a running server is complete, consistent and laid out as documented, and so is its WAL.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a helper of tests fails the test that called it")]
 
-mod harness;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use harness::{
+use crate::harness::{
     Cluster, ClusterOptions, Minio, PgVersion, Postgres, S3Server, StoreEnv, TestDir, barback, barback_binary,
     check_pgbench, for_each_version, id_of, on_disk, on_s3, restore_copy, running_cluster, start_copy, take_backup,
 };
@@ -149,7 +147,7 @@ fn checkpoints_during_a_backup_without_an_archiver_do_not_take_its_wal_away() {
     let cluster = running_cluster(&dir, &version, options, 2);
     // Uncompressed and throttled, the copy takes long enough for several checkpoints to pass.
     let slow = ["--compression", "none", "--max-rate", "16MiB", "--part-size", "5MiB"];
-    let copying = harness::backup_run(&cluster, &env, &slow).start();
+    let copying = crate::harness::backup_run(&cluster, &env, &slow).start();
     cluster.wait_until("SELECT count(*) FROM pg_replication_slots WHERE active", "1", PATIENCE);
     let first = cluster.psql("SELECT pg_walfile_name(redo_lsn) FROM pg_control_checkpoint()");
     cluster.psql("CREATE TABLE filler (text text)");
@@ -186,7 +184,7 @@ fn a_working_archiver_is_left_to_its_work() {
         let env = on_s3(&s3);
         let cluster = running_cluster(&dir, version, archiving(&env), 1);
         take_backup(&cluster, &env, &[]);
-        let is_wal = |seen: &&harness::Seen| seen.method == "PUT" && seen.target.contains("/wals/");
+        let is_wal = |seen: &&crate::harness::Seen| seen.method == "PUT" && seen.target.contains("/wals/");
         let mut puts: BTreeMap<String, usize> = BTreeMap::new();
         for seen in s3.requests().iter().filter(is_wal) {
             *puts.entry(seen.target.clone()).or_default() += 1;
@@ -272,7 +270,7 @@ fn two_backups_in_one_second_have_ids_of_their_own() {
 }
 
 fn three_at_once(dir: &TestDir, cluster: &Cluster, env: &StoreEnv, name: &str) {
-    let started: Vec<_> = (0..3).map(|_| harness::backup_run(cluster, env, &[]).start()).collect();
+    let started: Vec<_> = (0..3).map(|_| crate::harness::backup_run(cluster, env, &[]).start()).collect();
     let ids: BTreeSet<String> = started
         .into_iter()
         .map(|running| {
@@ -281,7 +279,7 @@ fn three_at_once(dir: &TestDir, cluster: &Cluster, env: &StoreEnv, name: &str) {
         })
         .collect();
     assert_eq!(ids.len(), 3);
-    assert_eq!(harness::list_backups(env).len(), 3);
+    assert_eq!(crate::harness::list_backups(env).len(), 3);
     for id in &ids {
         let args = ["--backup", id, "--target-immediate"];
         let copy = restore_copy(dir, &format!("{name}-{id}"), cluster.version(), env, &args);
@@ -297,12 +295,12 @@ fn memory_does_not_grow_with_the_cluster() {
     let s3 = S3Server::start();
     let env = on_s3(&s3);
     let cluster = running_cluster(&dir, &version, ClusterOptions::default(), 20);
-    let backup = harness::backup_run(&cluster, &env, &["--jobs", "2", "--compression", "none"]).success();
+    let backup = crate::harness::backup_run(&cluster, &env, &["--jobs", "2", "--compression", "none"]).success();
     assert!(backup.peak_rss_kib < LIMIT_KIB, "the backup held {} KiB", backup.peak_rss_kib);
     let copy = dir.join("copy");
     let restore = barback(&["restore", "--jobs", "2"]).arg(&copy).envs(&env).success();
     assert!(restore.peak_rss_kib < LIMIT_KIB, "the restore held {} KiB", restore.peak_rss_kib);
     eprintln!("peak memory: backup {} KiB, restore {} KiB", backup.peak_rss_kib, restore.peak_rss_kib);
-    let uploads = harness::files_named(&s3.root(), ".upload");
+    let uploads = crate::harness::files_named(&s3.root(), ".upload");
     assert!(uploads.is_empty(), "uploads left open: {uploads:?}");
 }

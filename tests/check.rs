@@ -12,8 +12,7 @@ use barback::postgres::conninfo::Conninfo;
 use chrono::TimeDelta;
 use serde_json::Value;
 
-mod harness;
-use harness::{
+use crate::harness::{
     Cluster, ClusterOptions, Fault, Minio, PgVersion, Postgres, Run, S3Server, Seen, Site, TestDir, barback,
     barback_binary, block_on, for_each_store, for_each_version,
 };
@@ -415,7 +414,7 @@ fn a_clock_that_is_off_is_found_by_the_store_s_own() {
 
 /// A check of the store alone, with one segment in it, by a client of whom some requests are refused.
 fn checked_store(s3: &S3Server, refuses: impl FnMut(&Seen) -> Option<Fault> + Send + 'static) -> Said {
-    let env = harness::on_s3(s3);
+    let env = crate::harness::on_s3(s3);
     let key = "pfx/main/wals/0000000100000000/000000010000000000000002.zst";
     let path = s3.object(key);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use barback::cli::config::KEYS;
 
-mod harness;
-use harness::{Cluster, ClusterOptions, Postgres, Run, S3Server, TestDir, barback, barback_binary};
+use crate::harness::{Cluster, ClusterOptions, Postgres, Run, S3Server, TestDir, barback, barback_binary};
 
 /// Where the documents say that barback is installed.
 const INSTALLED: &str = "/usr/local/bin/barback";
@@ -207,7 +206,7 @@ fn every_option_of_the_second_face_has_its_row_and_no_other() {
         sections.iter().filter(|(heading, _)| heading.contains(name)).map(|(_, text)| *text).collect::<String>()
     };
     let common = of("All commands");
-    for command in harness::BARMAN_COMMANDS {
+    for command in crate::harness::BARMAN_COMMANDS {
         let name = format!("`barman-cloud-{command}`");
         let help = barback(&[format!("barman-cloud-{command}"), "--help".to_owned()]).success().stdout;
         let usage: String = help.lines().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
@@ -239,6 +238,28 @@ fn every_difference_from_barman_names_a_test_that_there_is() {
         assert!(tests.contains(&format!("fn {test}()")), "there is no test \"{test}\" of: {row}");
     }
     assert!(rows.len() > 20, "{rows:?}");
+}
+
+#[test]
+fn every_lie_has_tests_that_there_are() {
+    let page = Document::read("docs/promises.md").text;
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    let told: Vec<u32> = rows.iter().filter_map(|cells| cells[1].parse().ok()).collect();
+    let expected: Vec<u32> = (1..=13).chain(21..=25).chain(44..=50).collect();
+    assert_eq!(told, expected);
+    for cells in rows.iter().filter(|cells| cells[1].parse::<u32>().is_ok()) {
+        let names: Vec<_> = cells[4].split('`').filter_map(|name| name.split_once("::")).collect();
+        assert!(!names.is_empty(), "story {} has no test", cells[1]);
+        for (file, name) in names {
+            let source = std::fs::read_to_string(at(format!("tests/{file}.rs"))).unwrap_or_default();
+            let definition = format!("#[test]\nfn {name}()");
+            assert!(source.contains(&definition), "story {}: there is no test {file}::{name}", cells[1]);
+        }
+    }
 }
 
 #[test]

@@ -19,8 +19,7 @@ use object_store::{ObjectStoreExt as _, PutPayload};
 use rustix::process::Signal;
 use serde_json::Value;
 
-mod harness;
-use harness::{
+use crate::harness::{
     ClusterOptions, Finished, Postgres, Random, Run, SYSTEM_IDENTIFIER, TestStore, barback_binary, block_on,
     check_pgbench, for_each_store, id_of, restore_copy, running_cluster, signed, start_copy, take_backup,
 };
@@ -124,7 +123,7 @@ fn a_dry_run_says_what_a_real_run_does_on_every_store() {
 #[test]
 fn what_survives_an_expiry_restores_and_starts() {
     let Some(version) = Postgres::newest() else { return };
-    let store = TestStore::s3(harness::S3Server::start());
+    let store = TestStore::s3(crate::harness::S3Server::start());
     let env = store.env();
     let command = format!("{} wal-archive %p", barback_binary().display());
     let options = ClusterOptions::default().set("archive_mode", "on").set("archive_command", &command).envs(&env);
@@ -259,11 +258,11 @@ fn what_could_not_be_deleted_is_told_of_and_the_rest_goes() {
     assert_eq!(segments(&store), (5..=30).collect::<Vec<_>>());
 
     // A store that refuses as a whole is an unreachable store.
-    let store = TestStore::s3(harness::S3Server::start());
+    let store = TestStore::s3(crate::harness::S3Server::start());
     archive(&store);
     store.server().fault_when(|seen| {
         let deletes = seen.method == "DELETE" || seen.target.contains("?delete");
-        deletes.then_some(harness::Fault::Status(403))
+        deletes.then_some(crate::harness::Fault::Status(403))
     });
     let finished = expire(&store, &["--policy", "REDUNDANCY 1"]).run().expect_code(2);
     assert!(finished.stderr.contains("could not delete"), "{}", finished.stderr);
@@ -288,21 +287,21 @@ fn with_a_floor_wal_goes_without_any_backup_in_the_catalogue() {
 #[test]
 fn killed_anywhere_the_next_one_ends_where_it_would_have() {
     let expected = {
-        let store = TestStore::s3(harness::S3Server::start());
+        let store = TestStore::s3(crate::harness::S3Server::start());
         archive(&store);
         expire(&store, &["--policy", "REDUNDANCY 1"]).success();
         (segments(&store), store.keys().len())
     };
     let mut random = Random(7);
     for at in 0..12_u64 {
-        let store = TestStore::s3(harness::S3Server::start());
+        let store = TestStore::s3(crate::harness::S3Server::start());
         archive(&store);
         let (mut deletions, stop_at) = (0, at % 5);
         // Each deletion takes its time, so that a kill falls between two of them, or into one.
         store.server().fault_when(move |seen| {
             let deletes = seen.method == "DELETE" || seen.target.contains("?delete");
             deletions += u64::from(deletes);
-            (deletes && deletions > stop_at).then_some(harness::Fault::Delay(Duration::from_millis(300)))
+            (deletes && deletions > stop_at).then_some(crate::harness::Fault::Delay(Duration::from_millis(300)))
         });
         let running = expire(&store, &["--policy", "REDUNDANCY 1"]).env("BARBACK_CACHE_DIR", "/tmp").start();
         std::thread::sleep(Duration::from_millis(40 + random.below(700)));
@@ -368,7 +367,7 @@ fn one_backup_goes_by_name_with_the_wal_that_only_it_needed() {
 
 #[test]
 fn uploads_that_nobody_ends_are_aborted_after_a_day_and_those_of_a_running_backup_are_not() {
-    let store = TestStore::s3(harness::S3Server::start());
+    let store = TestStore::s3(crate::harness::S3Server::start());
     archive(&store);
     let running = put_backup(&store, &Backup { status: BackupStatus::Started, ..record(3, 28) });
     let old = (Utc::now() - TimeDelta::days(2)).to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
@@ -385,7 +384,7 @@ fn uploads_that_nobody_ends_are_aborted_after_a_day_and_those_of_a_running_backu
     store.server().forget_requests();
     // s3s-fs knows none of them: that an upload is gone already is no failure.
     store.server().fault_when(|seen| {
-        (seen.method == "DELETE" && seen.target.contains("uploadId=")).then_some(harness::Fault::Status(404))
+        (seen.method == "DELETE" && seen.target.contains("uploadId=")).then_some(crate::harness::Fault::Status(404))
     });
     let said = expire(&store, &["--debris"]).success();
     assert!(said.stdout.contains("Deleted 0 backups, 0 WAL objects, 1 unfinished upload"), "{}", said.stdout);
@@ -399,7 +398,7 @@ fn uploads_that_nobody_ends_are_aborted_after_a_day_and_those_of_a_running_backu
     assert_eq!(aborted, ["/bkt/pfx/main/base/20200101T000000/data.tar.zst?uploadId=first"]);
     assert!(ids(&store).contains(&running));
     // A server that cannot list uploads has none that anybody knows of.
-    let store = TestStore::s3(harness::S3Server::start());
+    let store = TestStore::s3(crate::harness::S3Server::start());
     archive(&store);
     let document = json(&expire(&store, &["--debris", "-o", "json"]).success());
     assert!(document["debris"]["uploads"].is_null());
@@ -407,7 +406,7 @@ fn uploads_that_nobody_ends_are_aborted_after_a_day_and_those_of_a_running_backu
 
 #[test]
 fn a_locked_backup_is_a_state_and_no_error() {
-    let Some(minio) = harness::Minio::start() else { return };
+    let Some(minio) = crate::harness::Minio::start() else { return };
     let env = minio.env();
     signed(&env, "PUT", "/locked", &[("x-amz-bucket-object-lock-enabled", "true")], "");
     let later = (Utc::now() + TimeDelta::hours(1)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
@@ -438,7 +437,8 @@ fn a_locked_backup_is_a_state_and_no_error() {
     ];
     signed(&env, "PUT", &part, &retained, "x");
 
-    let run = |words: &[&str]| harness::barback(words).envs(&env).env("BARBACK_STORE", "s3://locked/pfx").success();
+    let run =
+        |words: &[&str]| crate::harness::barback(words).envs(&env).env("BARBACK_STORE", "s3://locked/pfx").success();
     let document = json(&run(&["expire", "--policy", "REDUNDANCY 1", "-o", "json"]));
     let [first, second, third] = backups.map(|backup| backup.id.to_string());
     let (word, why) = verdict(&document, &first);

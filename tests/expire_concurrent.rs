@@ -10,14 +10,13 @@ use barback::layout::keys::ServerPrefix;
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
 
-mod harness;
-use harness::{
+use crate::harness::{
     Cluster, ClusterOptions, Fault, Postgres, S3Server, TestStore, backup_run, barback_binary, id_of, list_backups,
     restore_copy, running_cluster, start_copy, take_backup,
 };
 
 /// A server that archives into the store.
-fn archiving(store: &TestStore, version: &harness::PgVersion) -> Cluster {
+fn archiving(store: &TestStore, version: &crate::harness::PgVersion) -> Cluster {
     let command = format!("{} wal-archive %p", barback_binary().display());
     let options = ClusterOptions::default()
         .wal_segment_mb(1)
@@ -248,7 +247,7 @@ fn backups_of_a_standby_and_expiries_at_the_same_time_leave_only_backups_that_re
         std::thread::spawn(move || {
             let mut codes = Vec::new();
             while Instant::now() < until {
-                let run = harness::barback(&["expire", "--policy", "REDUNDANCY 1", "-q"]).envs(&store_env);
+                let run = crate::harness::barback(&["expire", "--policy", "REDUNDANCY 1", "-q"]).envs(&store_env);
                 codes.push(run.run().code());
             }
             codes

@@ -6,8 +6,7 @@ use object_store::path::Path as Key;
 use object_store::{Error as StoreError, ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload};
 use rustix::process::Signal;
 
-mod harness;
-use harness::{
+use crate::harness::{
     BARMAN_COMMANDS, BARMAN_VERSION, Barman, Checked, Cluster, ClusterOptions, Fault, Minio, Run, S3Server, TestDir,
     barback, block_on, for_each_version, s3_client,
 };
@@ -32,7 +31,7 @@ fn every_version_starts_and_answers_and_is_checked() {
 
 #[test]
 fn archive_command_runs_in_the_environment_that_was_given() {
-    let Some(version) = harness::Postgres::newest() else { return };
+    let Some(version) = crate::harness::Postgres::newest() else { return };
     let dir = TestDir::new();
     let wals = dir.create_dir("wals");
     let options = ClusterOptions::default()
@@ -67,7 +66,7 @@ fn a_standby_follows_its_primary_and_passes_verification() {
 
 #[test]
 fn a_server_that_cannot_start_says_so() {
-    let Some(version) = harness::Postgres::newest() else { return };
+    let Some(version) = crate::harness::Postgres::newest() else { return };
     let dir = TestDir::new();
     let mut cluster = Cluster::init(&dir, &version, ClusterOptions::default().set("shared_buffers", "nonsense"));
     assert_ne!(cluster.try_start().code(), 0);
@@ -174,7 +173,7 @@ fn barman_answers_under_all_its_names_and_backs_up_into_the_test_server() {
         let version = barman.run(command, &["--version"]).success().stdout;
         assert_eq!(version, format!("barman-cloud-{command} {BARMAN_VERSION}\n"));
     }
-    let Some(version) = harness::Postgres::newest() else { return };
+    let Some(version) = crate::harness::Postgres::newest() else { return };
     let (dir, server) = (TestDir::new(), S3Server::start());
     let mut cluster = Cluster::init(&dir, &version, ClusterOptions::default().wal_segment_mb(1));
     cluster.start();

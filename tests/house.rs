@@ -1,5 +1,6 @@
 //! The rules of the house that a machine can check: layers, purity, length, and what must never be committed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A file longer than this, before its tests, has more than one reason to exist.
@@ -90,6 +91,22 @@ fn nothing_names_the_paths_of_one_machine() {
     let everywhere =
         ["src", "tests", "benches", "tools", "docs", "Makefile", "README.md", "CONTRIBUTING.md", ".ci/run"];
     expect_none(&check(&everywhere, |_, text| machine_paths(text)));
+}
+
+#[test]
+fn every_file_of_tests_is_run() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let main = std::fs::read_to_string(tests.join("main.rs")).expect("the suite has a main.rs");
+    let named: BTreeSet<&str> = main.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+    let entries = std::fs::read_dir(&tests).expect("tests are a directory");
+    let there: BTreeSet<String> = entries
+        .map(|entry| {
+            entry.expect("a directory can be read").path().file_stem().unwrap_or_default().to_string_lossy().into()
+        })
+        .filter(|name| name != "main")
+        .collect();
+    let forgotten: Vec<_> = there.iter().filter(|name| !named.contains(name.as_str())).collect();
+    assert!(!named.is_empty() && forgotten.is_empty(), "tests/main.rs does not name {forgotten:?}");
 }
 
 /// Runs `rule` on every text file under `places` of the crate; findings with their file in front.

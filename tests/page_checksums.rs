@@ -1,19 +1,17 @@
 //! Damaged pages: told from sound ones as PostgreSQL tells them, and found by a backup without false alarms.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
-mod harness;
-
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use barback::codec::page_checksum::PageChecker;
-use barback::postgres::pg_control;
-use barback::postgres::relation_file::relation_blocks;
-use harness::{
+use crate::harness::{
     Cluster, ClusterOptions, Finished, PgVersion, Postgres, S3Server, StoreEnv, TestDir, backup_run, barback,
     check_pgbench, files_below, for_each_version, id_of, list_backups, on_disk, on_s3, restore_copy, running_cluster,
     start_copy, take_backup,
 };
+use barback::codec::page_checksum::PageChecker;
+use barback::postgres::pg_control;
+use barback::postgres::relation_file::relation_blocks;
 use serde_json::{Value, json};
 
 const PAGE: u64 = 8192;
@@ -240,7 +238,7 @@ fn a_cluster_without_checksums_is_not_looked_at_and_told_only_on_request() {
     assert!(!quiet.stderr.contains("checksum"), "{}", quiet.stderr);
     let told = backup_run(&cluster, &env, &["-v"]).success();
     assert!(told.stderr.contains("pages are not checksummed"), "{}", told.stderr);
-    let index = harness::files_named(&dir.join("store"), "barback.json");
+    let index = crate::harness::files_named(&dir.join("store"), "barback.json");
     let text = std::fs::read_to_string(&index[0]).unwrap();
     assert!(!text.contains("damaged") && text.contains("\"block_bytes\": 8192"), "{text}");
 }

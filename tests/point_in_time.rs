@@ -4,8 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-mod harness;
-use harness::{Cluster, ClusterOptions, PgVersion, Postgres, S3Server, Site, for_each_version, snapshot};
+use crate::harness::{Cluster, ClusterOptions, PgVersion, Postgres, S3Server, Site, for_each_version, snapshot};
 
 /// How long a server may take to replay what a test wrote.
 const PATIENCE: Duration = Duration::from_mins(1);

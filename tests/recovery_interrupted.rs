@@ -4,8 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-mod harness;
-use harness::{Cluster, ClusterOptions, PgVersion, Postgres, S3Server, Site, for_each_version};
+use crate::harness::{Cluster, ClusterOptions, PgVersion, Postgres, S3Server, Site, for_each_version};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -91,7 +90,7 @@ fn an_s3_service_that_fails_stops_recovery_and_its_return_completes_it() {
     let mut down = false;
     server.fault_when(move |seen| {
         down |= seen.target.contains(&asked);
-        down.then_some(harness::Fault::Status(503))
+        down.then_some(crate::harness::Fault::Status(503))
     });
     expect_fatal_end(&mut copy, 1);
     server.heal();

@@ -1,11 +1,9 @@
 //! Faults that were found by reading: what once told a lie or lost data, each with the shortest way to it.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a helper of tests fails the test that called it")]
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::{
+use crate::harness::{
     Cluster, ClusterOptions, Fault, Postgres, S3Server, TestDir, backup_run, barback, list_backups, on_disk, on_s3,
     restore_copy, running_cluster, start_copy, take_backup,
 };
@@ -129,7 +127,7 @@ fn what_root_restores_belongs_to_the_clusters_own_user() {
     take_backup(&cluster, &env, &[]);
 
     // Not through the harness, which never runs anything as root.
-    let mut restore = std::process::Command::new(harness::barback_binary());
+    let mut restore = std::process::Command::new(crate::harness::barback_binary());
     restore.args(["restore", "--tablespace"]).arg(format!("far={}", dir.join("ts-copy").display()));
     let outcome = restore.arg(dir.join("copy")).envs(env.iter().cloned()).output().unwrap();
     assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));

@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-mod harness;
-use harness::{Cluster, ClusterOptions, PgVersion, Postgres, Site, files_below, snapshot};
+use crate::harness::{Cluster, ClusterOptions, PgVersion, Postgres, Site, files_below, snapshot};
 
 /// An archive with two backups, rows between them, and a gap in the WAL behind the second.
 struct Archive {

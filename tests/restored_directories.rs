@@ -1,8 +1,7 @@
 //! What stands in a restored directory: tablespaces where they were asked to be, and nothing of an earlier recovery.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
-mod harness;
-use harness::{Cluster, ClusterOptions, PgVersion, Run, Site, for_each_version, snapshot};
+use crate::harness::{Cluster, ClusterOptions, PgVersion, Run, Site, for_each_version, snapshot};
 
 /// Creates tablespaces `one` and `two`, the second's name and directory in need of quotes, with a table and an index in each.
 fn with_tablespaces(site: &Site, primary: &Cluster) -> [String; 2] {

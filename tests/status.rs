@@ -7,8 +7,7 @@ use std::path::Path;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
-mod harness;
-use harness::{
+use crate::harness::{
     ClusterOptions, S3Server, StoreEnv, TestDir, TestStore, for_each_store, for_each_version, on_s3, running_cluster,
     take_backup,
 };
@@ -100,7 +99,7 @@ fn a_store_that_does_not_answer_has_no_status() {
     store.run(&["status", "--metrics"]).run().expect_code(2);
     let dir = TestDir::new();
     let url = format!("file://{}", dir.join("unmounted").display());
-    harness::barback(&["status", "--store", &url]).run().expect_code(2);
+    crate::harness::barback(&["status", "--store", &url]).run().expect_code(2);
 }
 
 #[test]
@@ -132,7 +131,7 @@ fn a_real_cluster_s_status_is_good_until_a_segment_is_lost() {
         let s3 = S3Server::start();
         let env: StoreEnv = on_s3(&s3);
         let dir = TestDir::new();
-        let command = format!("{} wal-archive %p", harness::barback_binary().display());
+        let command = format!("{} wal-archive %p", crate::harness::barback_binary().display());
         let options = ClusterOptions::default().set("archive_mode", "on").set("archive_command", &command);
         let primary = running_cluster(&dir, version, options.envs(&env), 0);
         take_backup(&primary, &env, &[]);
@@ -141,10 +140,10 @@ fn a_real_cluster_s_status_is_good_until_a_segment_is_lost() {
             primary.archive_everything();
         }
         let status = || -> Value {
-            let answer = harness::barback(&["status", "-o", "json"]).envs(&env).success();
+            let answer = crate::harness::barback(&["status", "-o", "json"]).envs(&env).success();
             serde_json::from_str(&answer.stdout).unwrap()
         };
-        let host = harness::barback(&["status", "--host", "--metrics"])
+        let host = crate::harness::barback(&["status", "--host", "--metrics"])
             .env("BARBACK_BACKUP_DBNAME", primary.connect_string())
             .envs(&env)
             .success();

@@ -5,8 +5,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-mod harness;
-use harness::{Certificate, Filling, Run, S3Server, TestDir, barback, segment};
+use crate::harness::{Certificate, Filling, Run, S3Server, TestDir, barback, segment};
 
 const SEGMENT: &str = "000000010000000000000005";
 const OBJECT: &str = "wals/0000000100000000/000000010000000000000005.zst";

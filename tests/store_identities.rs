@@ -6,8 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use barback::error::{Error, ErrorKind};
 use barback::store::{AzureCredential, Metadata, Probe, Store, StoreOptions};
 
-mod harness;
-use harness::{
+use crate::harness::{
     AZURE_ACCOUNT, AZURE_KEY, BUCKET, Certificate, Run, S3Server, TestDir, TestStore, WebServer, barback, block_on,
 };
 
@@ -241,7 +240,8 @@ fn no_secret_of_azure_is_ever_said() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let name = "000000010000000000000005";
     dir.create_dir("pg_wal");
-    let file = dir.write(&format!("pg_wal/{name}"), harness::segment(name, 1, harness::Filling::Compressible, 1));
+    let file = dir
+        .write(&format!("pg_wal/{name}"), crate::harness::segment(name, 1, crate::harness::Filling::Compressible, 1));
     for endpoint in [format!("{}/acc", server.endpoint()), format!("http://{closed}/acc")] {
         let connection = format!("BlobEndpoint={endpoint};SharedAccessSignature={sas}");
         let keyed = format!("AccountName=acc;AccountKey={secret};BlobEndpoint={endpoint}");
@@ -282,7 +282,7 @@ fn azure_behind_tls_is_trusted_with_the_bundle_that_its_own_libraries_read() {
 }
 
 /// A token service, a metadata service and a container, as far as an identity gets to see them.
-fn azure(seen: &harness::Seen, body: &str) -> (u16, String) {
+fn azure(seen: &crate::harness::Seen, body: &str) -> (u16, String) {
     let token = |who: &str, end: &str| (200, format!("{{\"access_token\": \"token-of-{who}\", {end}}}"));
     match seen.target.split(['/', '?']).nth(1) {
         Some("metadata") => token("machine", "\"expires_on\": \"32503680000\""),

@@ -7,8 +7,7 @@ use std::time::Duration;
 use barback::error::ErrorKind;
 use barback::store::{Encryption, Metadata, Place, Probe, Store, StoreOptions};
 
-mod harness;
-use harness::{
+use crate::harness::{
     BUCKET, Certificate, Fault, GCS_PAGE, GcsServer, Minio, S3Server, Seen, TestDir, TestStore, block_on,
     for_each_store, signed,
 };

@@ -3,8 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-mod harness;
-use harness::{
+use crate::harness::{
     ClusterOptions, Filling, Object, Postgres, Run, SYSTEM_IDENTIFIER, TestDir, TestStore, check_pgbench,
     for_each_store, id_of, list_backups, restore_copy, running_cluster, segment, start_copy, take_backup,
 };

@@ -5,8 +5,7 @@ use barback::commands::survey::{Survey, survey};
 use barback::domain::barman_retention::Keep;
 use barback::error::ErrorKind;
 
-mod harness;
-use harness::{TestDir, TestStore, archive_of, block_on, for_each_store, store_options};
+use crate::harness::{TestDir, TestStore, archive_of, block_on, for_each_store, store_options};
 
 const HISTORY: &str = "1\t0/3000000\tno recovery target specified\n";
 

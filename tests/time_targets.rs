@@ -1,9 +1,7 @@
 //! Recovery to a time stops only where a transaction ended later: what is archived of an idle database bounds the target.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
-mod harness;
-
-use harness::{Cluster, ClusterOptions, Postgres, S3Server, Site, for_each_version};
+use crate::harness::{Cluster, ClusterOptions, Postgres, S3Server, Site, for_each_version};
 use serde_json::Value;
 
 const MICROSECONDS: &str = "'YYYY-MM-DD HH24:MI:SS.US'";

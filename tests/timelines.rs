@@ -1,8 +1,7 @@
 //! Timeline 1, a branch to 2, and back to 1, on real PostgreSQL: each restore follows the branch that was asked for.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
-mod harness;
-use harness::{Cluster, ClusterOptions, PgVersion, Postgres, Site, snapshot};
+use crate::harness::{Cluster, ClusterOptions, PgVersion, Postgres, Site, snapshot};
 
 /// A history with three branches; rows tell where they were written.
 ///

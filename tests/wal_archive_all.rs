@@ -4,8 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-mod harness;
-use harness::{
+use crate::harness::{
     Cluster, ClusterOptions, Filling, Finished, PgVersion, Postgres, S3Server, Site, TestStore, for_each_version,
     give_away, segment, segment_of,
 };
@@ -108,7 +107,7 @@ fn a_store_that_fails_ends_it_and_another_cluster_s_archive_gets_nothing() {
     store.server().fault_when(move |seen| {
         let segment = seen.method == "PUT" && seen.target.contains("/wals/");
         left -= i32::from(segment);
-        (segment && left < 0).then_some(harness::Fault::Status(403))
+        (segment && left < 0).then_some(crate::harness::Fault::Status(403))
     });
     let finished = run(&store, &pg_wal, &["--jobs", "1"]).expect_code(2);
     assert_eq!(named(&parse(&finished), "archived"), ["000000010000000000000005"]);
@@ -266,7 +265,7 @@ fn while_a_server_recycles_what_is_read_nothing_torn_is_shipped() {
     cluster.psql("CREATE TABLE filled (n int, filling text)");
     let fill = "INSERT INTO filled SELECT n, repeat('x', 500) FROM generate_series(1, 4000) n; CHECKPOINT";
     let names = || -> Vec<String> {
-        let stored = harness::files_below(&site.dir.join("store")).into_iter();
+        let stored = crate::harness::files_below(&site.dir.join("store")).into_iter();
         let names = stored.filter_map(|path| path.file_name()?.to_str()?.get(..24).map(str::to_owned));
         names.filter(|name| name.starts_with("00000001")).collect()
     };
@@ -328,7 +327,7 @@ fn rows(cluster: &Cluster, word: &str) {
 }
 
 fn is_stored(site: &Site, name: &str) -> bool {
-    harness::files_below(&site.dir.join("store"))
+    crate::harness::files_below(&site.dir.join("store"))
         .iter()
         .any(|path| path.file_name().unwrap().to_str().unwrap().trim_end_matches(".zst") == name)
 }

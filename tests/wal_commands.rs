@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-mod harness;
-use harness::{Cluster, ClusterOptions, Fault, Filling, Postgres, Run, S3Server, TestStore, barback_binary, segment};
+use crate::harness::{
+    Cluster, ClusterOptions, Fault, Filling, Postgres, Run, S3Server, TestStore, barback_binary, segment,
+};
 
 const SEGMENT: &str = "000000010000000000000005";
 const SEGMENT_KEY: &str = "main/wals/0000000100000000/000000010000000000000005";
@@ -98,7 +99,7 @@ fn what_is_known_of_a_server_lies_in_the_cache_directory_named_by_file_or_enviro
     // The environment would win over the file.
     let call = || {
         let env = store.env().into_iter().filter(|(name, _)| name != "BARBACK_CACHE_DIR").collect::<Vec<_>>();
-        harness::barback(&["wal-archive", "--config"]).arg(&config).arg(&file).envs(&env).success();
+        crate::harness::barback(&["wal-archive", "--config"]).arg(&config).arg(&file).envs(&env).success();
     };
     call();
     assert!(requests(server).ends_with(&["PUT probe", "PUT probe", "PUT identity", "PUT wal"].map(str::to_owned)));
@@ -414,7 +415,7 @@ fn restore(store: &TestStore, name: &str, options: &[&str], code: i32) -> String
 fn requests(server: &S3Server) -> Vec<String> {
     let seen = server.requests();
     server.forget_requests();
-    let short = |seen: &harness::Seen| {
+    let short = |seen: &crate::harness::Seen| {
         if seen.target.contains("list-type") {
             return "LIST".to_owned();
         }

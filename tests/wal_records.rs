@@ -1,13 +1,11 @@
 //! Records of real WAL are read as PostgreSQL's own `pg_waldump` reads them, across switches, crashes and promotions.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
-mod harness;
-
 use std::path::Path;
 
+use crate::harness::{Cluster, ClusterOptions, PgVersion, TestDir, for_each_version, running_cluster, skip};
 use barback::domain::segment::{SegmentName, SegmentSize};
 use barback::wal::records::{RecordReader, SegmentFindings};
-use harness::{Cluster, ClusterOptions, PgVersion, TestDir, for_each_version, running_cluster, skip};
 
 /// Keeps every segment, small ones, in `archive`.
 fn archiving(archive: &Path) -> ClusterOptions {

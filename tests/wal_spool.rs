@@ -17,8 +17,7 @@ use barback::error::{Error, ErrorKind};
 use barback::layout::keys::ServerPrefix;
 use barback::store::{Store, StoreOptions};
 
-mod harness;
-use harness::{Fault, Filling, Run, S3Server, TestStore, block_on, give_away, segment, store_options};
+use crate::harness::{Fault, Filling, Run, S3Server, TestStore, block_on, give_away, segment, store_options};
 
 /// Segment number `number` of 1 MiB on timeline 1.
 fn name(number: u64) -> String {
@@ -175,7 +174,7 @@ fn content(number: u64) -> Vec<u8> {
     segment(&name(number), 1, Filling::Compressible, 1)
 }
 
-fn short(seen: &harness::Seen) -> String {
+fn short(seen: &crate::harness::Seen) -> String {
     if seen.target.contains("list-type") {
         return "LIST".to_owned();
     }
@@ -206,7 +205,7 @@ async fn open(options: StoreOptions, server: &str) -> Archive {
 }
 
 /// The one test that a process of this very program is to run.
-const CALL_ONLY: [&str; 3] = ["--exact", "a_call_by_another_test_restores_its_segment", "--nocapture"];
+const CALL_ONLY: [&str; 3] = ["--exact", "wal_spool::a_call_by_another_test_restores_its_segment", "--nocapture"];
 /// The variable that says what it is to restore.
 const CALLED: &str = "BARBACK_TEST_CALL";
 

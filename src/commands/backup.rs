@@ -18,6 +18,7 @@ use crate::commands::expiry_lock::{self, SeenLock};
 use crate::commands::interrupt::Interrupt;
 use crate::commands::page_checks::PageChecks;
 use crate::commands::part_upload::{Buffers, RateLimit, UploadLimits};
+use crate::commands::parts;
 use crate::commands::progress::Progress;
 use crate::commands::wal_presence::{NeededWal, WalShipped, pg_wal_of};
 use crate::domain::backup::{Backup, BackupId};
@@ -49,7 +50,7 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 /// Takes a base backup.
 ///
 /// The parts come first, then the manifest and the index, `backup.info` last: it is the commit, and it says DONE only
-/// after every WAL segment from begin to end is in the store, or, with [`WalWait::Server`], after the server said so. On
+/// after the store has listed all of them in their full length and every WAL segment from begin to end is in the store, or, with [`WalWait::Server`], after the server said so. On
 /// any failure and on SIGINT or SIGTERM the server leaves backup mode, open uploads are aborted and the backup is recorded
 /// as FAILED.
 ///
@@ -186,7 +187,7 @@ impl Run<'_> {
         let mut phases = vec![("checkpoint", self.started.elapsed())];
         let copying = Instant::now();
         self.progress.phase("copy", self.facts.cluster_size_bytes.unwrap_or(0));
-        let mut parts = self.attended(interrupt, &copy, Copy::run).await?;
+        let mut stored = self.attended(interrupt, &copy, Copy::run).await?;
         phases.push(("copy", copying.elapsed()));
 
         let stopping = Instant::now();
@@ -199,7 +200,7 @@ impl Run<'_> {
         let ended = Ended { label: BackupLabel::parse(&stop.label)?, stop };
         let damaged = copy.pages.as_ref().map(|pages| pages.finish(ended.stop.lsn));
         let torn = copy.pages.as_ref().map(PageChecks::torn).unwrap_or_default();
-        parts.push(self.attended(interrupt, &copy, move |copy| copy.last_tar(&last)).await?);
+        stored.push(self.attended(interrupt, &copy, move |copy| copy.last_tar(&last)).await?);
         phases.push(("stop", stopping.elapsed()));
 
         self.let_expiries_end(interrupt).await?;
@@ -220,12 +221,14 @@ impl Run<'_> {
         self.progress.phase("commit", 0);
         let manifest = self.attended(interrupt, &copy, move |copy| copy.finish_manifest(&ranges)).await?;
         let manifest_bytes = manifest.bytes;
-        parts.sort_by(|a, b| a.name.cmp(&b.name));
+        stored.sort_by(|a, b| a.name.cmp(&b.name));
         let took = Took { total: self.started.elapsed(), workers: self.buffers.workers, phases: &phases };
         let record = catalog_entry::done(record, self.request, &ended, &took, damaged.as_deref().unwrap_or_default());
-        let index = PartIndex { damaged, torn, ..self.index_of(&ended, id, parts, manifest) };
+        let index = PartIndex { damaged, torn, ..self.index_of(&ended, id, stored, manifest) };
         let json = index.to_json()?;
+        let json_bytes = json.len() as u64;
         self.archive.store.put(&self.archive.prefix.part_index(id), json.into(), &Metadata::new()).await?;
+        parts::prove_stored(self.archive, &record, &index, json_bytes).await?;
         let info = backup_info::write(&record);
         self.archive.store.put(&self.archive.prefix.backup_info(id), info.into(), &Metadata::new()).await?;
         phases.push(("commit", committing.elapsed()));

@@ -32,6 +32,19 @@ pub(crate) async fn find(archive: &Archive, backup: &Backup) -> Result<BackupPar
     find_among(archive, backup, &list(archive, backup).await?).await
 }
 
+/// Proves, before a backup is called DONE, that the store shows every object of its index in its full length: what an upload
+/// was told and what is listed may differ.
+///
+/// One listing. Errors: `Corrupt` naming the first object that is missing or has another size; those of the store, since an
+/// answer that did not come proves nothing.
+pub(crate) async fn prove_stored(archive: &Archive, backup: &Backup, index: &PartIndex, json_bytes: u64) -> Result<()> {
+    let present = list(archive, backup).await?;
+    check_present(backup, &present, &archive.prefix.part_index(&backup.id), json_bytes)?;
+    by_index(archive, backup, index, &present)
+        .map_err(|error| error.with_hint("The store lost what it had confirmed: look at it before the next backup."))?;
+    Ok(())
+}
+
 /// Lists a backup's directory.
 pub(crate) async fn list(archive: &Archive, backup: &Backup) -> Result<Present> {
     let mut present = Present::new();
@@ -69,15 +82,10 @@ pub(crate) async fn find_among(archive: &Archive, backup: &Backup, present: &Pre
 
 fn by_index(archive: &Archive, backup: &Backup, index: &PartIndex, present: &Present) -> Result<BackupParts> {
     let directory = archive.prefix.backup_dir(&backup.id);
-    let check = |key: &String, bytes: u64| match present.get(key) {
-        Some(there) if *there == bytes => Ok(()),
-        Some(there) => Err(damaged(backup, &format!("\"{key}\" is {there} bytes long, the index says {bytes}"))),
-        None => Err(damaged(backup, &format!("\"{key}\" is not there"))),
-    };
     let mut parts = Vec::new();
     for part in &index.parts {
         let key = format!("{directory}{}", part.name);
-        check(&key, part.bytes)?;
+        check_present(backup, present, &key, part.bytes)?;
         let (family, number, codec) = parse_part_file_name(&part.name)
             .ok_or_else(|| damaged(backup, &format!("the index names \"{}\", which is no part", part.name)))?;
         parts.push(PartToFetch { key, bytes: part.bytes, codec, family, number, sha256: Some(part.sha256.parse()?) });
@@ -86,13 +94,21 @@ fn by_index(archive: &Archive, backup: &Backup, index: &PartIndex, present: &Pre
         None => None,
         Some(manifest) => {
             let key = archive.prefix.backup_manifest(&backup.id);
-            check(&key, manifest.bytes)?;
+            check_present(backup, present, &key, manifest.bytes)?;
             let sha256 = Some(manifest.sha256.parse()?);
             let family = PartFamily::Data;
             Some(PartToFetch { key, bytes: manifest.bytes, codec: Compression::Zstd, family, number: 0, sha256 })
         }
     };
     Ok(BackupParts { parts, manifest })
+}
+
+fn check_present(backup: &Backup, present: &Present, key: &str, bytes: u64) -> Result<()> {
+    match present.get(key) {
+        Some(there) if *there == bytes => Ok(()),
+        Some(there) => Err(damaged(backup, &format!("\"{key}\" is {there} bytes long, the index says {bytes}"))),
+        None => Err(damaged(backup, &format!("\"{key}\" is not there"))),
+    }
 }
 
 /// Barman 3.19.1 records nowhere how many parts there are: a gap in the numbers and a family without its first part

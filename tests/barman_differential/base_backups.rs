@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::bucket;
 use super::duel::{Duel, Seen};
-use super::harness::{Cluster, ClusterOptions, Face, Postgres, S3Server, barback_binary, give_away};
+use crate::harness::{Cluster, ClusterOptions, Face, Postgres, S3Server, barback_binary, give_away};
 
 const PLACE: [&str; 2] = ["s3://bkt/pfx", "main"];
 /// Option and suffix.
@@ -45,7 +45,7 @@ fn a_backup_whose_store_goes_away_fails_alike() {
         assert_eq!((seen.code, seen.out.as_str()), (1, ""), "{}: {seen:?}", face.name());
         assert!(seen.said[0].starts_with("ERROR: Backup failed uploading data ("), "{}: {seen:?}", face.name());
     }
-    server.fault_when(|seen| seen.target.contains("/data.tar").then_some(super::harness::Fault::Status(403)));
+    server.fault_when(|seen| seen.target.contains("/data.tar").then_some(crate::harness::Fault::Status(403)));
     for face in duel.barman.both() {
         bucket::empty(&server);
         let seen = duel.call(&face, &[], "backup", &args);
@@ -159,7 +159,7 @@ fn places(duel: &Duel<'_>, face: &Face, backup: &str) -> (PathBuf, PathBuf) {
 }
 
 /// Recovers what `face` restored, with WAL that `face` fetches.
-fn start(duel: &Duel<'_>, face: &Face, backup: &str, version: &super::harness::PgVersion) {
+fn start(duel: &Duel<'_>, face: &Face, backup: &str, version: &crate::harness::PgVersion) {
     let (data, tablespace) = places(duel, face, backup);
     let program = match face {
         Face::Theirs(barman) => barman.bindir().join("barman-cloud-wal-restore").display().to_string(),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::duel::listing;
-use super::harness::{BUCKET, S3Server};
+use crate::harness::{BUCKET, S3Server};
 
 /// Real Barman's bucket in the repository.
 pub fn fixture() -> PathBuf {

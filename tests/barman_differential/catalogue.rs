@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::bucket::{self, fixture};
 use super::duel::{Duel, Words, listing};
-use super::harness::{Fault, S3Server};
+use crate::harness::{Fault, S3Server};
 
 const PLACE: [&str; 2] = ["s3://bkt/pfx", "main"];
 /// fx1 to fx4 of the fixture; fx2 is kept.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::bucket;
 use super::duel::{Duel, Seen, Words};
-use super::harness::{
+use crate::harness::{
     BARMAN_COMMANDS, Certificate, Face, Fault, Filling, Minio, S3Server, TestDir, give_away, pass_over, segment,
 };
 

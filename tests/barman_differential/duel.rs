@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::harness::{Barman, Face, Finished, TestDir};
+use crate::harness::{Barman, Face, Finished, TestDir};
 
 /// How much of what is said on stderr must be equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

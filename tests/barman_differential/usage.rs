@@ -1,7 +1,7 @@
 //! What is wrong with the words themselves: no store is asked.
 
 use super::duel::{Duel, Words};
-use super::harness::BARMAN_COMMANDS;
+use crate::harness::BARMAN_COMMANDS;
 
 const PLACE: [&str; 2] = ["s3://bkt/pfx", "main"];
 const SEGMENT: &str = "000000010000000000000005";

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::bucket;
 use super::duel::{Duel, Seen, listing};
-use super::harness::{Face, Filling, Minio, S3Server, TestDir, segment};
+use crate::harness::{Face, Filling, Minio, S3Server, TestDir, segment};
 
 const PLACE: [&str; 2] = ["s3://bkt/pfx", "main"];
 const CODECS: [(&str, &str); 7] = [
@@ -267,7 +267,7 @@ fn tags_are_put_on_objects_alike() {
 fn tags_of(duel: &Duel<'_>, minio: &Minio, key: &str) -> String {
     let script = "import boto3, sys; print(sorted((tag['Key'], tag['Value']) for tag in \
                   boto3.client('s3').get_object_tagging(Bucket='bkt', Key=sys.argv[1])['TagSet']))";
-    let python = super::harness::Run::new(duel.barman.bindir().join("python3"));
+    let python = crate::harness::Run::new(duel.barman.bindir().join("python3"));
     python.args(["-c", script, key]).envs(&minio.env()).success().stdout.trim_end().to_owned()
 }
 

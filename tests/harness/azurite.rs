@@ -24,7 +24,8 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Azurite {
     port: u16,
-    server: Running,
+    /// Held so that it is stopped on drop.
+    _server: Running,
     dir: TestDir,
 }
 
@@ -51,7 +52,7 @@ impl Azurite {
                 .start();
             let azurite = format!("http://127.0.0.1:{port}/{AZURE_ACCOUNT}/{BUCKET}");
             if creates_in_time(&azurite, &mut server) {
-                return Some(Self { port, server, dir });
+                return Some(Self { port, _server: server, dir });
             }
         }
         panic!("could not start Azurite \"{}\" in \"{}\"", program.display(), dir.path().display());

@@ -21,8 +21,9 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Minio {
     port: u16,
-    server: Running,
-    dir: TestDir,
+    /// Held so that they are stopped and removed on drop.
+    _server: Running,
+    _dir: TestDir,
 }
 
 impl Minio {
@@ -52,7 +53,7 @@ impl Minio {
                 .in_dir(dir.path())
                 .start();
             if answers_in_time(port, &mut server) {
-                return Some(Self { port, server, dir });
+                return Some(Self { port, _server: server, _dir: dir });
             }
         }
         panic!("could not start MinIO \"{}\" in \"{}\"", program.display(), dir.path().display());

@@ -1,6 +1,6 @@
 //! What end-to-end tests stand on: directories, an unprivileged user, real PostgreSQL, real S3 servers and our binary.
 //!
-//! A test file says `mod harness;` and reads like this:
+//! A test reads like this:
 //!
 //! ```no_run
 //! #[test]
@@ -25,7 +25,6 @@
 //!
 //! As root everything but the test itself runs as the unprivileged user, as PostgreSQL demands; as anybody else nothing is
 //! special. Servers stop and directories vanish on drop; a failing test keeps its directory and says where it is.
-#![allow(dead_code, unused_imports, reason = "each test binary uses a part of the harness")]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -53,13 +52,13 @@ mod store;
 mod wal;
 mod web_server;
 
-pub use azurite::{AZURE_ACCOUNT, AZURE_KEY, Azurite};
+pub use azurite::{AZURE_ACCOUNT, AZURE_KEY};
 pub use backups::{
     StoreEnv, backup_run, check_pgbench, files_named, id_of, list_backups, on_disk, on_s3, restore_copy,
     running_cluster, start_copy, take_backup,
 };
 pub use barman::{BARMAN_COMMANDS, BARMAN_VERSION, Barman, Face};
-pub use barman_process::{Answered, BarmanProcess};
+pub use barman_process::BarmanProcess;
 pub use certificate::Certificate;
 pub use cluster::{Checked, Cluster, ClusterOptions};
 pub use directory::{TestDir, give_away};
@@ -68,9 +67,9 @@ pub use minio::Minio;
 pub use postgres::{PgVersion, Postgres, for_each_version};
 pub use process::{Finished, Run, Running, barback, barback_binary, server_user};
 pub use random::Random;
-pub use recovery::{Restored, Site, files_below, snapshot};
+pub use recovery::{Site, files_below, snapshot};
 pub use s3_server::{BUCKET, Fault, S3Server, Seen, block_on, s3_client, signed};
-pub use skip::{pass_over, servers_are_required, skip};
+pub use skip::{pass_over, skip};
 pub use store::{Object, TestStore, archive_of, for_each_store, store_options};
 pub use wal::{Filling, SYSTEM_IDENTIFIER, segment, segment_of};
 pub use web_server::WebServer;

@@ -78,6 +78,7 @@ pub struct Finished {
     /// All it complained about, as UTF-8 with replacements.
     pub stderr: String,
     /// From start to end.
+    #[allow(dead_code, reason = "the bench of scale reads it")]
     pub took: Duration,
     /// The most memory it held, in KiB (`VmHWM`, sampled every 5 ms).
     pub peak_rss_kib: u64,
@@ -195,11 +196,6 @@ impl Run {
 }
 
 impl Running {
-    /// Its process id; setpriv executes the program in its own place.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Sends `signal`, such as `rustix::process::Signal::TERM`; no error when it has just ended.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);

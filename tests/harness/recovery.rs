@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::cluster::{Checked, Cluster, ClusterOptions};
 use super::directory::TestDir;
 use super::postgres::PgVersion;
-use super::process::{Finished, Run, barback, barback_binary};
+use super::process::{Run, barback, barback_binary};
 use super::s3_server::{BUCKET, S3Server};
 
 /// How long a server may take to replay what a test wrote.
@@ -80,7 +80,7 @@ impl Site {
         let cluster = self.open(name);
         check_modes(cluster.data());
         cluster.verify_backup();
-        Restored { cluster, backup_id, finished }
+        Restored { cluster, backup_id }
     }
 
     /// The cluster restored into `name`, with nothing in its environment but the store's credentials.
@@ -106,8 +106,6 @@ pub struct Restored {
     pub cluster: Cluster,
     /// Where it came from.
     pub backup_id: String,
-    /// What barback said.
-    pub finished: Finished,
 }
 
 impl Restored {

@@ -14,7 +14,5 @@ mod bucket;
 mod catalogue;
 mod causes;
 mod duel;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod usage;
 mod wal;

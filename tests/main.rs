@@ -1,0 +1,41 @@
+//! Every end-to-end test in one program: linked once, not once a file, which is most of what building the suite costs.
+//!
+//! `cargo test --test suite verify::` runs the tests of one file. A file of tests that is not named here would never
+//! run; `house::every_file_of_tests_is_run` holds that.
+
+mod archive_lies;
+mod backup_interrupted;
+mod backup_sources;
+mod barman_backups;
+mod barman_bucket;
+mod barman_catalogue;
+mod barman_differential;
+mod barman_face;
+mod barman_retention;
+mod base_backup;
+mod check;
+mod documentation;
+mod expire;
+mod expire_concurrent;
+mod harness;
+mod harness_works;
+mod house;
+mod page_checksums;
+mod point_in_time;
+mod recovery_interrupted;
+mod regressions;
+mod restore_refused;
+mod restored_directories;
+mod status;
+mod store_access;
+mod store_identities;
+mod store_requests;
+mod stores;
+mod survey;
+mod time_targets;
+mod timelines;
+mod verify;
+mod wal_archive_all;
+mod wal_commands;
+mod wal_records;
+mod wal_spool;
