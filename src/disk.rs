@@ -61,18 +61,35 @@ pub fn read_at_most(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// The same of a file that somebody else may rename and write to again meanwhile, as PostgreSQL does with WAL it has no
-/// more use for: fails, with an error like that of a file that is not there, unless `path` is still its name afterwards.
-pub fn read_unmoved(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
-    use std::os::unix::fs::MetadataExt;
-    let looked = |path: &Path| fs::metadata(path).map_err(|cause| Error::local("read file", path, cause));
-    let before = looked(path)?;
-    let content = read_at_most(path, limit_bytes)?;
-    let after = looked(path)?;
-    if (before.dev(), before.ino()) != (after.dev(), after.ino()) {
-        return Err(Error::local("read file", path, std::io::Error::other("another took its place meanwhile")));
+/// What tells one state of one file from every other: writing to it, renaming it or putting another in its place makes another
+/// mark, as far as the file system's clock tells moments apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FileMark {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileMark {
+    /// The mark of the file at `path` as it is now. Errors: `Local`.
+    pub fn of(path: &Path) -> Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let facts = fs::metadata(path).map_err(|cause| Error::local("read file", path, cause))?;
+        Ok(Self {
+            device: facts.dev(),
+            inode: facts.ino(),
+            bytes: facts.len(),
+            modified: (facts.mtime(), facts.mtime_nsec()),
+            changed: (facts.ctime(), facts.ctime_nsec()),
+        })
     }
-    Ok(content)
+
+    /// True when both are of one file, in whatever state. PostgreSQL renames WAL files it has no more use for.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
 }
 
 /// The first `limit_bytes` of a file, or all of it when it is shorter, and its length. Errors: `Local`.

@@ -26,6 +26,7 @@ mod recovery_interrupted;
 mod regressions;
 mod restore_refused;
 mod restored_directories;
+mod ride_along;
 mod status;
 mod store_access;
 mod store_identities;

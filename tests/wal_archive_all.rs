@@ -131,7 +131,6 @@ fn only_a_pg_wal_is_taken_and_words_that_do_not_go_together_are_refused() {
     assert!(said.contains("is no pg_wal") && said.contains("HINT"), "{said}");
     run(&store, &pg_wal.join("nowhere"), &[]).expect_code(3);
     run(&store, &pg_wal, &["000000010000000000000005"]).expect_code(3);
-    store.run(&["wal-archive", "--jobs", "2", "000000010000000000000005"]).run().expect_code(3);
     store.run(&["wal-archive"]).run().expect_code(3);
     assert_eq!(store.server().requests(), []);
     // A pg_wal without a segment is one.

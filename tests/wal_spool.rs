@@ -706,6 +706,7 @@ fn what_is_archived_twice_is_compared_with_whatever_is_there() {
             compression: WalCompression { codec: Compression::Zstd, level: None },
             if_other,
             check,
+            ride_along: None,
             now: "2026-11-25T12:00:00Z".parse().unwrap(),
         };
         block_on(async { wal_archive(&open(options_of(&site.store), "main").await, &request).await })

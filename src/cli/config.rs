@@ -37,7 +37,7 @@ const MAX_WAIT: Duration = Duration::from_hours(7 * 24);
 
 /// Every key, as written in the file; the environment's name for it is `BARBACK_` and the key in capitals, with `_` for
 /// the dot: `backup.jobs` is `BARBACK_BACKUP_JOBS`.
-pub const KEYS: [&str; 25] = [
+pub const KEYS: [&str; 26] = [
     "store",
     "server",
     "output",
@@ -51,6 +51,7 @@ pub const KEYS: [&str; 25] = [
     "cache_dir",
     "wal.compression",
     "wal.compression_level",
+    "wal.archive_jobs",
     "backup.jobs",
     "backup.compression",
     "backup.compression_level",
@@ -83,6 +84,7 @@ pub(super) struct Layer {
     pub log_format: Option<LogFormat>,
     pub cache_dir: Option<PathBuf>,
     pub wal: CompressionLayer,
+    pub wal_archive_jobs: Option<usize>,
     pub backup: BackupLayer,
     pub restore_jobs: Option<usize>,
     pub expire: ExpireLayer,
@@ -188,6 +190,7 @@ impl Layer {
             "cache_dir" => self.cache_dir = Some(absolute_path(text)?),
             "wal.compression" => self.wal.codec = Some(text.parse()?),
             "wal.compression_level" => self.wal.level = Some(level(text)?),
+            "wal.archive_jobs" => self.wal_archive_jobs = Some(jobs(text)?),
             "backup.jobs" => self.backup.jobs = Some(jobs(text)?),
             "backup.compression" => self.backup.compression.codec = Some(text.parse()?),
             "backup.compression_level" => self.backup.compression.level = Some(level(text)?),
@@ -220,6 +223,7 @@ impl Layer {
             log_format: self.log_format.or(lower.log_format),
             cache_dir: self.cache_dir.or(lower.cache_dir),
             wal: self.wal.or(lower.wal),
+            wal_archive_jobs: self.wal_archive_jobs.or(lower.wal_archive_jobs),
             backup: BackupLayer {
                 jobs: self.backup.jobs.or(lower.backup.jobs),
                 compression: self.backup.compression.or(lower.backup.compression),

@@ -193,6 +193,8 @@ impl Command {
 pub struct WalArchiveArgs {
     /// The file, as PostgreSQL's `%p` gives it: relative to the data directory, which is the current directory.
     pub path: PathBuf,
+    /// Segments on their way at once, 1 to 64: this one, and others that are ready.
+    pub jobs: usize,
 }
 
 /// `wal-restore NAME DEST`.

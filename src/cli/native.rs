@@ -235,12 +235,13 @@ fn hand_on(store: &StoreSettings, config: Option<&Path>, only_in_file: impl Fn(S
 
 fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
     Ok(match words {
-        Words::WalArchive(WalArchiveOptions { all: Some(directory), jobs, .. }) => {
-            Command::WalArchiveAll(WalArchiveAllArgs { directory, jobs: jobs.unwrap_or(DEFAULT_JOBS) })
+        Words::WalArchive(WalArchiveOptions { all: Some(directory), .. }) => {
+            let jobs = merged.wal_archive_jobs.unwrap_or(DEFAULT_JOBS);
+            Command::WalArchiveAll(WalArchiveAllArgs { directory, jobs })
         }
         Words::WalArchive(options) => {
             let path = options.path.ok_or_else(|| Error::usage("there is no file to archive"))?;
-            Command::WalArchive(WalArchiveArgs { path })
+            Command::WalArchive(WalArchiveArgs { path, jobs: merged.wal_archive_jobs.unwrap_or(1) })
         }
         Words::WalRestore(options) => {
             Command::WalRestore(WalRestoreArgs { name: options.name, destination: options.destination })

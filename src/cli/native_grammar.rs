@@ -185,8 +185,8 @@ pub(super) struct WalArchiveOptions {
     /// Archive every finished file of this pg_wal that is not in the store
     #[arg(long, value_name = "DIR", conflicts_with = "path")]
     pub all: Option<PathBuf>,
-    /// With --all: files on their way at once [default: 2]
-    #[arg(long, value_name = "N", value_parser = config::jobs, requires = "all", conflicts_with = "path")]
+    /// Segments on their way at once: others that are ready ride along [default: 1; with --all: 2]
+    #[arg(long, value_name = "N", value_parser = config::jobs)]
     pub jobs: Option<usize>,
     /// none, gzip, bzip2, xz, zstd, lz4 or snappy [default: zstd]
     #[arg(long, value_name = "WORD")]
@@ -350,6 +350,7 @@ impl Cli {
         match &self.command {
             Words::WalArchive(options) => {
                 layer.wal = CompressionLayer { codec: options.compression, level: options.compression_level };
+                layer.wal_archive_jobs = options.jobs;
             }
             Words::WalRestore(options) => layer.wal.codec = options.compression,
             Words::Backup(options) => layer.backup = options.layer()?,

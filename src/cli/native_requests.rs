@@ -20,6 +20,7 @@ pub(super) fn wal_archive(args: WalArchiveArgs, settings: &Settings, now: DateTi
         compression: wal_compression(settings.wal_compression),
         if_other: IfOther::Refuse,
         check: ContentCheck::Checked,
+        ride_along: None,
         now,
     }
 }

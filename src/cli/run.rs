@@ -8,18 +8,19 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::cli::invocation::{self, BackupArgs, Command, RestoreArgs, Settings};
+use crate::cli::invocation::{self, BackupArgs, Command, RestoreArgs, Settings, WalArchiveArgs};
 use crate::cli::native_requests;
 use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, Style, TargetView, WindowView};
 use crate::cli::progress::Screen;
-use crate::cli::store::{Traffic, open};
+use crate::cli::store::{Traffic, open, receipts};
 use crate::cli::zone::Zone;
 use crate::cli::{check, damage, exit_code, expire, status, verify, wal_archive_all};
 use crate::commands::backup::{self, BackupDone};
 use crate::commands::catalog;
 use crate::commands::progress::Progress;
 use crate::commands::restore::{self, PreparedRestore, REQUEST_BYTES, RestoreDone, RestoreRequest};
-use crate::commands::wal_archive::wal_archive;
+use crate::commands::ride_along::RideAlong;
+use crate::commands::wal_archive::{WalArchiveRequest, wal_archive};
 use crate::commands::wal_restore::wal_restore;
 use crate::domain::lsn::Lsn;
 use crate::domain::segment::SegmentSize;
@@ -58,14 +59,7 @@ const IO_THREADS: usize = 2;
 pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write) -> Result<u8> {
     let settings = run.settings;
     let done = match run.command {
-        Command::WalArchive(args) => single_threaded()?.block_on(async {
-            // The time a request may take is sized by what it moves; a file that cannot be looked at fails later.
-            let bytes = std::fs::metadata(&args.path).map_or(SegmentSize::MAX.bytes(), |facts| facts.len());
-            let archive =
-                open(&settings.store, around.environment, Traffic { upload: bytes, download: bytes, writes: true })
-                    .await?;
-            wal_archive(&archive, &native_requests::wal_archive(args, &settings, around.now)).await.map(drop)
-        }),
+        Command::WalArchive(args) => archive_wal(args, &settings, around),
         Command::WalArchiveAll(args) => wal_archive_all::run(&args, &settings, around, out),
         Command::WalRestore(args) => single_threaded()?.block_on(async {
             let download = SegmentSize::MAX.bytes();
@@ -242,6 +236,26 @@ pub(super) fn single_threaded() -> Result<Runtime> {
 
 pub(super) fn multi_threaded() -> Result<Runtime> {
     Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build().map_err(|cause| no_runtime(&cause))
+}
+
+fn archive_wal(args: WalArchiveArgs, settings: &Settings, around: &Surroundings<'_>) -> Result<()> {
+    let ride_along = match args.jobs {
+        0 | 1 => None,
+        jobs => receipts(&settings.store, around.environment, &args.path)?.map(|receipts| RideAlong { jobs, receipts }),
+    };
+    let request = WalArchiveRequest { ride_along, ..native_requests::wal_archive(args, settings, around.now) };
+    // Before anything is set up to ask the store: while WAL piles up, most calls end here.
+    if request.is_done() {
+        tracing::debug!("\"{}\" was archived by an earlier call", request.path.display());
+        return Ok(());
+    }
+    // The time a request may take is sized by what it moves; a file that cannot be looked at fails later.
+    let bytes = std::fs::metadata(&request.path).map_or(SegmentSize::MAX.bytes(), |facts| facts.len());
+    let traffic = Traffic { upload: bytes, download: bytes, writes: true };
+    single_threaded()?.block_on(async {
+        let archive = open(&settings.store, around.environment, traffic).await?;
+        wal_archive(&archive, &request).await.map(drop)
+    })
 }
 
 fn no_runtime(cause: &std::io::Error) -> Error {

@@ -1,9 +1,11 @@
 //! From the settings of either face to an open archive.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::invocation::{self, StoreSettings};
 use crate::commands::archive::Archive;
+use crate::commands::receipts::Receipts;
 use crate::error::Result;
 use crate::layout::keys::ServerPrefix;
 use crate::store::{AddressingStyle, Place, Store, StoreOptions, default_cache_dir};
@@ -38,6 +40,20 @@ pub(super) async fn open(
     // A chain of credentials has many states, and every command would carry them with it.
     let store = Box::pin(Store::open(&options(settings, place, environment, traffic))).await?;
     Ok(Archive { store, prefix })
+}
+
+/// Where receipts of WAL that the store has confirmed are kept, for the `pg_wal` that `segment` lies in.
+///
+/// Errors: `Usage` for a URL or a server name that cannot be used.
+pub(super) fn receipts(
+    settings: &StoreSettings,
+    environment: &BTreeMap<String, String>,
+    segment: &Path,
+) -> Result<Option<Receipts>> {
+    let place: Place = settings.url.parse()?;
+    let root = ServerPrefix::nested(place.prefix(), &settings.server)?.root();
+    let cache_dir = settings.cache_dir.clone().unwrap_or_else(default_cache_dir);
+    Ok(Receipts::of(&cache_dir, &identity(settings, environment)?, &root, segment))
 }
 
 /// What tells the store from every other, to name local files after.

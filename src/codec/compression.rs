@@ -88,6 +88,16 @@ pub fn encoder<W: Write + Send>(codec: Compression, level: Option<i32>, sink: W)
     start_encoder(codec, chosen_level(codec, level)?, None, sink)
 }
 
+/// The same for content of `size_bytes`, which zstd and LZ4 frames then declare; other content is an error at the end.
+pub fn sized_encoder<W: Write + Send>(
+    codec: Compression,
+    level: Option<i32>,
+    size_bytes: u64,
+    sink: W,
+) -> Result<Encoder<W>> {
+    start_encoder(codec, chosen_level(codec, level)?, Some(size_bytes), sink)
+}
+
 /// A reader of what `source` holds compressed, to its very end; members, streams and frames follow one another seamlessly.
 ///
 /// Its `read` fails with `InvalidData` when the bytes are at fault (empty, damaged, cut short, followed by other bytes), and keeps

@@ -6,11 +6,10 @@ use chrono::{DateTime, Utc};
 
 use crate::codec::compression;
 use crate::codec::digest::Sha256;
-use crate::disk;
+use crate::commands::seal::{self, Crew, Sealed};
 use crate::domain::cluster::SystemIdentifier;
 use crate::domain::compression::Compression;
-use crate::domain::segment::{SegmentSize, WalFileName};
-use crate::domain::timeline::{TimelineHistory, TimelineId};
+use crate::domain::segment::WalFileName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::content_facts::ContentFacts;
 use crate::layout::keys::ServerPrefix;
@@ -75,9 +74,6 @@ pub enum Archived {
 /// No WAL file is longer than the largest segment.
 pub(crate) const WAL_LIMIT_BYTES: u64 = 1 << 30;
 
-/// The size of a WAL page (`XLOG_BLCKSZ`); its header lies in the first bytes, whatever the size.
-const FIRST_PAGE_BYTES: u64 = 8192;
-
 /// What compression may add to content that does not compress.
 const COMPRESSION_SLACK_BYTES: u64 = 16 << 20;
 
@@ -85,37 +81,62 @@ impl Archive {
     /// Archives the WAL file at `path`: one read, one pass, one put, create-only unless other content may be replaced.
     ///
     /// The content is checked against the file's name, and a segment's cluster against the one this archive belongs to,
-    /// before anything is sent, unless that is waived. The store is asked whose it is while the file is read, digested and
-    /// compressed; the connection that brings the answer then takes the put. Returns after the store confirmed the object.
+    /// before anything is sent, unless that is waived. Returns after the store confirmed the object.
     ///
     /// Errors: `Mismatch` or `Corrupt` for a file that is not what its name says, `Mismatch` for another cluster's archive,
-    /// `Conflict` when the archive holds other content under this name, `Unreachable`, `Denied`, `Local`. Memory: the file
-    /// and its compressed form.
+    /// `Conflict` when the archive holds other content under this name, `Unreachable`, `Denied`, `Local`. Memory: the file's
+    /// compressed form, and, unless that is zstd, the file.
     pub(crate) async fn archive_file(&self, name: &WalFileName, path: &Path, how: Storing) -> Result<Archived> {
-        let (name, path) = (*name, path.to_owned());
+        let sealed = self.seal_and_admit(name, path, how, Crew::Two).await?;
+        self.send(name, &sealed.facts, sealed.content, how).await
+    }
+
+    /// Makes the file ready, and sees to it that its cluster may write here. The store is asked whose archive it is while
+    /// the file is read, digested and compressed; the connection that brings the answer then takes the put.
+    pub(crate) async fn seal_and_admit(
+        &self,
+        name: &WalFileName,
+        path: &Path,
+        how: Storing,
+        crew: Crew,
+    ) -> Result<Sealed> {
         if how.check == ContentCheck::Checked {
-            check_first_page(&name, &path)?;
+            seal::check_first_page(name, path)?;
         }
-        let sealing = tokio::task::spawn_blocking(move || seal(&name, &path, how));
-        let sealing = async { sealing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) };
         let asking = async {
-            let asks = self.asks_identity(&name, how.check);
+            let asks = self.asks_identity(name, how.check);
             if asks { self.read_identity().await.map(Some) } else { Ok(None) }
         };
-        let (Sealed { content, facts }, answer) = tokio::try_join!(sealing, asking)?;
+        let (sealed, answer) = tokio::try_join!(seal_beside(name, path, how, crew), asking)?;
         if let Some(recorded) = answer {
-            self.admit(facts.system_identifier, recorded, how.now).await?;
+            self.admit(sealed.facts.system_identifier, recorded, how.now).await?;
         }
+        Ok(sealed)
+    }
+
+    /// Puts what was made ready. The store has confirmed it when this returns.
+    pub(crate) async fn send(
+        &self,
+        name: &WalFileName,
+        facts: &ContentFacts,
+        content: Vec<u8>,
+        how: Storing,
+    ) -> Result<Archived> {
         let codec = how.compression.codec;
-        let key = format!("{}{}", self.prefix.wal(&name), codec.suffix());
+        let key = self.wal_key(name, codec);
         let metadata = facts.to_metadata();
         if how.if_other == IfOther::Replace {
             return self.store.put(&key, content, &metadata).await.map(|()| Archived::Stored);
         }
         match self.store.put_new(&key, content, &metadata, &self.prefix.dialect_probe()).await? {
             Put::Created => Ok(Archived::Stored),
-            Put::AlreadyThere => self.compare(&name, &key, codec, &facts).await,
+            Put::AlreadyThere => self.compare(name, &key, codec, facts).await,
         }
+    }
+
+    /// Where a WAL file lies that is stored with `codec`.
+    pub(crate) fn wal_key(&self, name: &WalFileName, codec: Compression) -> String {
+        format!("{}{}", self.prefix.wal(name), codec.suffix())
     }
 
     /// Only segments name their cluster. In a directory, where asking costs nothing, every file asks: that the identity is
@@ -166,35 +187,11 @@ impl Archive {
     }
 }
 
-/// A WAL file ready to be put.
-struct Sealed {
-    /// As it is stored.
-    content: Vec<u8>,
-    /// What it is.
-    facts: ContentFacts,
-}
-
-/// Reads the file at `path`, checks, digests and compresses it. Blocking.
-fn seal(name: &WalFileName, path: &Path, how: Storing) -> Result<Sealed> {
-    let content = disk::read_unmoved(path, WAL_LIMIT_BYTES)?;
-    let system_identifier = match how.check {
-        ContentCheck::Unchecked => None,
-        ContentCheck::Checked => {
-            let history = name.segment().and_then(|segment| read_history_beside(path, segment.timeline));
-            proof::check(name, &content, history.as_ref())?
-        }
-    };
-    let length = content.len() as u64;
-    let (digest, content) = digest_and_seal(content, how.compression)?;
-    Ok(Sealed { content, facts: ContentFacts { sha256: digest.to_string(), length, system_identifier } })
-}
-
-/// Refuses a segment that is none before the store is asked anything on its account. Blocking, for one page.
-fn check_first_page(name: &WalFileName, path: &Path) -> Result<()> {
-    let (WalFileName::Segment(segment) | WalFileName::Partial(segment)) = name else { return Ok(()) };
-    let (page, length) = disk::read_beginning(path, FIRST_PAGE_BYTES)?;
-    let history = read_history_beside(path, segment.timeline);
-    proof::check_segment(*segment, &page, length, history.as_ref()).map(drop)
+/// [`seal::seal`], on a thread of its own.
+pub(crate) async fn seal_beside(name: &WalFileName, path: &Path, how: Storing, crew: Crew) -> Result<Sealed> {
+    let (name, path) = (*name, path.to_owned());
+    let sealing = tokio::task::spawn_blocking(move || seal::seal(&name, &path, how.compression, how.check, crew));
+    sealing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Why an archive may hold other content under the name of one of our files, and what to do.
@@ -215,23 +212,6 @@ fn why_other(theirs: Option<SystemIdentifier>, ours: Option<SystemIdentifier>) -
                 .to_owned()
         }
     }
-}
-
-/// The digest of `content`, made while another thread compresses it: PostgreSQL waits for both.
-fn digest_and_seal(content: Vec<u8>, with: WalCompression) -> Result<(Sha256, Vec<u8>)> {
-    if with.codec == Compression::None {
-        return Ok((Sha256::of(&content), content));
-    }
-    std::thread::scope(|scope| {
-        let digest = std::thread::Builder::new().spawn_scoped(scope, || Sha256::of(&content));
-        let sealed = compression::compress(with.codec, with.level, &content)?;
-        let digest = match digest {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            // Without a second thread the first does it all.
-            Err(_) => Sha256::of(&content),
-        };
-        Ok((digest, sealed))
-    })
 }
 
 /// Decompresses the WAL object that was read from `key`, and checks it against the facts in its metadata, if any.
@@ -257,15 +237,4 @@ pub(crate) fn unseal(key: &str, codec: Compression, fetched: Fetched) -> Result<
         }
     }
     Ok((content, facts))
-}
-
-/// The history of `timeline` from the same `pg_wal`, when it lies there. It only sharpens a check, so a history that
-/// cannot be read is treated like one that is not there.
-fn read_history_beside(path: &Path, timeline: TimelineId) -> Option<TimelineHistory> {
-    if timeline == TimelineId::FIRST {
-        return Some(TimelineHistory::root(timeline));
-    }
-    let beside = path.with_file_name(WalFileName::TimelineHistory(timeline).to_string());
-    let content = disk::read_at_most(&beside, SegmentSize::MAX.bytes()).ok()?;
-    TimelineHistory::parse(timeline, std::str::from_utf8(&content).ok()?).ok()
 }

@@ -147,6 +147,7 @@ pub(super) fn wal_archive(
         compression: WalCompression { codec, level: barman_level(codec, words.level.unwrap_or_default()) },
         if_other: if quirks.overwrite_wal { IfOther::Replace } else { IfOther::Refuse },
         check: content_check(quirks),
+        ride_along: None,
         now,
     }
 }
