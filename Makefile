@@ -29,8 +29,8 @@ memory: ## peak memory and wall time of a 3 GB backup and restore on MinIO (a fe
 scale: ## 2,000 backups and 200,000 WAL objects on MinIO: what the commands that look at all of it take (some five minutes)
 	$(CARGO) bench --locked --bench scale
 
-peers: ## archiving and restoring WAL beside Barman, interleaved: time, CPU, memory, stored bytes (some five minutes)
-	@benches/peers/wal.sh
+peers: ## all jobs beside barman-cloud, pgBackRest, WAL-G: time, CPU, memory, bytes (an hour or two; PEERS=--small: some minutes)
+	@benches/peers/run.sh $(PEERS)
 
 deny: ## licences, advisories and sources of dependencies (needs cargo-deny)
 	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is not installed: cargo install --locked cargo-deny' >&2; exit 1; }
