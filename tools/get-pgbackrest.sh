@@ -40,7 +40,7 @@ unpack_pgbackrest() {
     command -v apt-get >/dev/null || { say "could not fetch pgBackRest: only Debian's package is known, and apt-get is not installed"; return 1; }
     say "fetching Debian's pgbackrest into $TOOLS (half a megabyte, once)"
     new_scratch || return 1
-    mkdir -p "$SCRATCH/deb" "$SCRATCH/tree" "$SCRATCH/pgbackrest/bin" "$SCRATCH/pgbackrest/lib"
+    mkdir -p "$SCRATCH/deb" "$SCRATCH/tree" "$SCRATCH/pgbackrest/bin"
     download pgbackrest || return 1
     cp "$SCRATCH/tree/usr/bin/pgbackrest" "$SCRATCH/pgbackrest/bin/"
     if ldd "$SCRATCH/pgbackrest/bin/pgbackrest" | grep -q 'not found'; then
@@ -48,6 +48,7 @@ unpack_pgbackrest() {
         libraries="$(apt-cache depends pgbackrest | sed -n 's/^ *Depends: \(lib[a-z0-9.-]*\)$/\1/p' | grep -v '^libc6$')"
         # shellcheck disable=SC2086
         download $libraries || return 1
+        mkdir "$SCRATCH/pgbackrest/lib"
         find "$SCRATCH/tree" -name '*.so*' -exec cp -P -t "$SCRATCH/pgbackrest/lib" {} +
     fi
     if [[ -e "$TOOLS/pgbackrest" ]]; then

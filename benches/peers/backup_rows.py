@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ class BackupRows:
             found = self.cluster.rows(port)
         finally:
             # At once: what the copy would still write is of no interest.
-            server.send_signal(3)
+            server.send_signal(signal.SIGQUIT)
             session.wait(server)
         measured = session.finish()
         measured["wall_s"] = wall_s

@@ -1,6 +1,7 @@
 """The scratch cluster: what is backed up, and where the WAL of the run comes from."""
 
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -47,7 +48,7 @@ class Cluster:
     def stop(self) -> None:
         """Ends it in order; its directory stays."""
         server = self._place.servers.pop(self.name)
-        server.send_signal(2)
+        server.send_signal(signal.SIGINT)
         server.wait(START_TIMEOUT_S)
 
     def keeping(self, also: str = "") -> str:

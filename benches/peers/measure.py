@@ -48,10 +48,11 @@ class Session:
     servers: set[int]
     log: Path
     cpu_s: float = 0.0
-    began: float = field(default_factory=time.perf_counter)
+    began: float = field(init=False)
 
     def __post_init__(self) -> None:
         self._memory = _MemoryWatch(self.servers)
+        self.began = time.perf_counter()
 
     def call(self, command: Command) -> float:
         """Runs it to its end; seconds from start to exit, as PostgreSQL would see it."""
@@ -66,7 +67,8 @@ class Session:
 
     def start(self, command: Command) -> subprocess.Popen:
         """Starts it; the caller waits with `wait`."""
-        with self.log.open("w") as log:
+        # Between its fork and its exec a child shows this process's memory as its own.
+        with self.log.open("w") as log, self._memory.spawning:
             return subprocess.Popen(
                 command.argv, env=command.env, cwd=command.cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -106,6 +108,7 @@ class _MemoryWatch:
     def __init__(self, servers: set[int]) -> None:
         self._servers = servers
         self._peak_kib = 0
+        self.spawning = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -120,7 +123,8 @@ class _MemoryWatch:
         pause = FIRST_INTERVAL_S
         while not self._ended.wait(pause):
             looked = time.perf_counter()
-            self._peak_kib = max(self._peak_kib, _memory_kib(_tree(self._servers)))
+            with self.spawning:
+                self._peak_kib = max(self._peak_kib, _memory_kib(_tree(self._servers)))
             cost = time.perf_counter() - looked
             wanted = min(LAST_INTERVAL_S, (looked - began) / SAMPLING_SHARE)
             pause = max(FIRST_INTERVAL_S, wanted, cost * SAMPLING_SHARE if looked - began > 0.1 else 0)

@@ -1,6 +1,7 @@
 """Where a run lives: its directories, ports and certificate, the S3 server, and the environment every program gets."""
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -84,8 +85,9 @@ class Place:
         """Ends the servers that are still there, the youngest first."""
         for server in reversed(self.servers.values()):
             if server.poll() is None:
-                # PostgreSQL ends fast with SIGINT, and MinIO with any.
-                server.send_signal(2)
+                # PostgreSQL throws its clients out at SIGINT and would wait for them at SIGTERM; MinIO ends at either.
+                server.send_signal(signal.SIGINT)
+                server.send_signal(signal.SIGTERM)
                 server.wait(START_TIMEOUT_S)
 
     def _make_certificates(self) -> None:

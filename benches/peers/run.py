@@ -7,6 +7,7 @@ that grows warm, or busy, does so for everybody.
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -265,13 +266,17 @@ def main() -> None:
     args = parser.parse_args()
     args.rounds = args.rounds or (2 if args.small else 5)
     adopt_orphans()
+    # Whoever ends this process ends its servers too.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: sys.exit("interrupted"))
     run = Run(args)
     before = about_this_machine()
     try:
         run.all_rows()
     finally:
         run.place.stop()
-        write(run, args, before)
+        if any(each["round"] > 0 for each in run.measured):
+            write(run, args, before)
 
 
 def write(run: Run, args: argparse.Namespace, before: dict) -> None:

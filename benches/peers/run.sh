@@ -15,7 +15,7 @@ cd "$(dirname "$0")/../.."
 
 main() {
     local program
-    for program in zstd curl openssl sha256sum python3; do
+    for program in zstd curl openssl python3; do
         command -v "$program" >/dev/null || die "$program is not installed"
     done
     [[ -n "${BARBACK_BINARY:-}" ]] || make --no-print-directory build >&2
