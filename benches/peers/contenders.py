@@ -252,7 +252,10 @@ class PgBackRest(Contender):
 
 
 class WalG(Contender):
-    """WAL-G, configured by its environment. It always sends neighbours along; a concurrency of 1 is without them."""
+    """WAL-G, configured by its environment. It always sends neighbours along; a concurrency of 1 is without them.
+
+    Written by its documentation and not run yet: it could not be had where this was written.
+    """
 
     name = "WAL-G"
 

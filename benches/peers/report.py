@@ -177,6 +177,8 @@ def heading(about: dict) -> str:
         f" commit {about['commit']}.",
         f"{', '.join(versions.values())}. The store is MinIO on loopback by TLS, for everybody.",
     ]
+    if not about["whole"]:
+        lines.append("**The run was cut short: rows are missing.**")
     if about["small"]:
         lines.append("**A quick try with `--small`: few rounds, little data. To be repeated before anything is read into it.**")
     if machine["load_before"] > 0.5:

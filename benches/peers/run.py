@@ -271,20 +271,22 @@ def main() -> None:
         signal.signal(ending, lambda *_: sys.exit("interrupted"))
     run = Run(args)
     before = about_this_machine()
+    whole = False
     try:
         run.all_rows()
+        whole = True
     finally:
         run.place.stop()
         if any(each["round"] > 0 for each in run.measured):
-            write(run, args, before)
+            write(run, args, before, whole)
 
 
-def write(run: Run, args: argparse.Namespace, before: dict) -> None:
+def write(run: Run, args: argparse.Namespace, before: dict, whole: bool) -> None:
     """The raw results and the report, also of a run that was cut short."""
     about = {"versions": versions(run.place.programs), "commit": args.commit, "machine": before, "rounds": args.rounds}
     about |= {"only": run.only, "size": vars(run.size), "left_out": run.left_out, "commands": run.commands}
     stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H%MZ")
-    about |= {"stamp": stamp, "small": args.small, "jobs": run.jobs}
+    about |= {"stamp": stamp, "small": args.small, "whole": whole, "jobs": run.jobs}
     results = run.place.dir("results")
     lines = [{"about": about}, *run.measured]
     (results / f"peers-{stamp}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -4,6 +4,7 @@ Written out here because the bench asks for nothing but Python itself. Signature
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.client
@@ -24,7 +25,7 @@ class Bucket:
 
     def __init__(self, port: int, authority: Path, key: str, secret: str, name: str) -> None:
         self._host = f"localhost:{port}"
-        self._connection = http.client.HTTPSConnection(self._host, context=ssl.create_default_context(cafile=str(authority)))
+        self._context = ssl.create_default_context(cafile=str(authority))
         self._key, self._secret, self.name = key, secret, name
 
     def create(self) -> None:
@@ -57,9 +58,11 @@ class Bucket:
 
     def _request(self, method: str, query: dict[str, str], body: bytes = b"") -> bytes:
         path, text = f"/{self.name}/", "&".join(f"{name}={_quoted(value)}" for name, value in sorted(query.items()))
-        self._connection.request(method, f"{path}?{text}", body, self._signed(method, path, text, body))
-        response = self._connection.getresponse()
-        answer = response.read()
+        # A connection each time: between two requests lie minutes, and the server hangs up.
+        with contextlib.closing(http.client.HTTPSConnection(self._host, context=self._context)) as connection:
+            connection.request(method, f"{path}?{text}", body, self._signed(method, path, text, body))
+            response = connection.getresponse()
+            answer = response.read()
         if response.status >= 300:
             raise OSError(f"{method} {path}?{text}: {response.status} {answer[:500]!r}")
         return answer
