@@ -281,6 +281,20 @@ fn every_message_the_operations_page_explains_is_one_of_ours() {
     assert!(seen > 20, "only {seen} messages are explained");
 }
 
+#[test]
+fn every_number_of_the_performance_page_stands_in_the_results_it_names() {
+    let page = Document::read("docs/performance.md").text;
+    let (_, rest) = page.split_once("<!-- results").expect("the page has results");
+    let (block, _) = rest.split_once("<!-- end of results -->").expect("the results end");
+    let named = links(block).into_iter().find_map(|target| target.strip_prefix("../")?.strip_suffix(".jsonl"));
+    let results = std::fs::read_to_string(at(format!("{}.md", named.expect("the page names its results")))).unwrap();
+    let rows: Vec<&str> = block.lines().filter(|line| line.starts_with("| ")).collect();
+    for row in &rows {
+        assert!(results.lines().any(|line| line == *row), "nobody measured this: {row}");
+    }
+    assert!(rows.len() > 20, "only {} rows", rows.len());
+}
+
 /// A document and its fenced blocks.
 struct Document {
     name: String,
@@ -468,7 +482,7 @@ fn flags(text: &str) -> BTreeSet<String> {
 
 /// The flags in a document that are said of barback: on lines that name no other program's.
 fn flags_of_barback(text: &str) -> impl Iterator<Item = String> {
-    const OTHERS: [&str; 4] = ["cargo ", "pg_basebackup", "initdb", "barman-cloud-"];
+    const OTHERS: [&str; 6] = ["cargo ", "pg_basebackup", "initdb", "barman-cloud-", "run.sh", "make peers"];
     let lines = text.lines().filter(|line| !OTHERS.iter().any(|other| line.contains(other)));
     lines.flat_map(flags).collect::<Vec<_>>().into_iter()
 }

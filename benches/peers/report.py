@@ -180,7 +180,7 @@ def heading(about: dict) -> str:
     if not about["whole"]:
         lines.append("**The run was cut short: rows are missing.**")
     if about["small"]:
-        lines.append("**A quick try with `--small`: few rounds, little data. To be repeated before anything is read into it.**")
+        lines.append("**A quick try (`run.sh --small`): few rounds, little data. To be repeated before anything is read into it.**")
     if machine["load_before"] > 0.5:
         lines.append("**The machine was busy with something else: to be repeated on an idle one.**")
     lines += [f"Left out: {who}." for who in about["left_out"]]
