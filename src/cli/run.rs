@@ -231,7 +231,9 @@ fn plan_view(prepared: &PreparedRestore, request: &RestoreRequest) -> PlanView {
 
 /// One file at a time needs no threads, and starting them costs more than the file.
 pub(super) fn single_threaded() -> Result<Runtime> {
-    Builder::new_current_thread().enable_all().build().map_err(|cause| no_runtime(&cause))
+    // Each thread keeps memory that it has used once.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) + 1;
+    Builder::new_current_thread().max_blocking_threads(threads).enable_all().build().map_err(|cause| no_runtime(&cause))
 }
 
 pub(super) fn multi_threaded() -> Result<Runtime> {

@@ -1,6 +1,7 @@
 //! What this host knows to be in the store because the store said so: the answer to the archiver's next calls.
 
 use std::fs::{self, File};
+use std::hash::Hasher;
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
 
 use crate::codec::digest::Sha256;
-use crate::commands::seal::{FIRST_PAGE_BYTES, Sealed};
+use crate::commands::seal::Sealed;
 use crate::disk::{self, FileMark};
 use crate::domain::segment::SegmentName;
 use crate::error::{Error, Result};
@@ -24,7 +26,7 @@ const BELIEVED_FOR: Duration = Duration::from_mins(10);
 const RECEIPT_LIMIT_BYTES: u64 = 8 << 10;
 
 /// How much of a segment is read at once when its content is looked at again.
-const PIECE_BYTES: u64 = 128 << 10;
+const PIECE_BYTES: usize = 128 << 10;
 
 /// The receipts of one `pg_wal` for one archive: a directory of small files that may vanish at any time, at the price of a
 /// request each.
@@ -42,7 +44,8 @@ struct Receipt {
     segment: String,
     key: String,
     sha256: String,
-    crc32c: u32,
+    /// XXH3 of the content.
+    checksum: u64,
     length: u64,
     system_identifier: String,
     file: FileMark,
@@ -103,7 +106,7 @@ impl Receipts {
             segment: segment.to_string(),
             key: key.to_owned(),
             sha256: sealed.facts.sha256.clone(),
-            crc32c: sealed.crc32c,
+            checksum: sealed.checksum,
             length: sealed.facts.length,
             system_identifier: cluster.to_string(),
             file,
@@ -146,20 +149,24 @@ fn is_ours(path: &Path, is_kind: impl FnOnce(&fs::Metadata) -> bool) -> bool {
 fn content_is(receipt: &Receipt, segment: SegmentName, path: &Path) -> bool {
     let check = || -> std::io::Result<bool> {
         let mut file = File::open(path)?;
-        let (mut piece, mut crc32c, mut length) = (Vec::new(), 0, 0);
+        let (mut piece, mut checksum, mut length) = (vec![0; PIECE_BYTES], XxHash3_64::new(), 0);
         loop {
-            piece.clear();
-            if Read::by_ref(&mut file).take(PIECE_BYTES.max(FIRST_PAGE_BYTES)).read_to_end(&mut piece)? == 0 {
-                return Ok((crc32c, length) == (receipt.crc32c, receipt.length));
+            // A regular file gives all that is asked for, but at its end.
+            let read = match file.read(&mut piece) {
+                Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => continue,
+                outcome => outcome?,
+            };
+            if read == 0 {
+                return Ok((checksum.finish(), length) == (receipt.checksum, receipt.length));
             }
             if length == 0 {
-                let cluster = proof::check_segment(segment, &piece, receipt.length, None);
+                let cluster = proof::check_segment(segment, &piece[..read], receipt.length, None);
                 if !cluster.is_ok_and(|cluster| cluster.to_string() == receipt.system_identifier) {
                     return Ok(false);
                 }
             }
-            crc32c = crc32c::crc32c_append(crc32c, &piece);
-            length += piece.len() as u64;
+            checksum.write(&piece[..read]);
+            length += read as u64;
         }
     };
     check().unwrap_or(false)
