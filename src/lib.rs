@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | archive one WAL file | [`commands::wal_archive`] | 1 put |
 //! | restore one WAL file | [`commands::wal_restore`] | 1 get |
+//! | restore WAL while PostgreSQL replays | [`commands::wal_restore_ahead`], [`commands::fetch_ahead`] | 1 get for each file |
 //! | take a base backup | [`commands::backup`] | parts, manifest, index, `backup.info` last |
 //! | lay a backup's files down | [`commands::lay_down`] | parts, `global/pg_control` last |
 //! | verify backups and WAL | [`commands::verify`] | one listing; deep: everything there is |

@@ -25,13 +25,23 @@ fn main() -> ExitCode {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let argv: Vec<OsString> = std::env::args_os().collect();
-    if let Some((program, words)) = barman::called(&argv) {
-        return ExitCode::from(barman::answer(program, words, &environment, &mut stdout()));
+    if native::is_helper(&argv) {
+        // Its parent ends before it. In a container the postmaster is then told of its end, and takes any code but 0 and 1
+        // for a crash of one of its own (process_pm_child_exit in postmaster.c): it would start the whole server anew.
+        let _ = std::panic::catch_unwind(|| called(argv, &environment));
+        return ExitCode::SUCCESS;
     }
-    match native::parse(argv, &environment, Zone::Host) {
+    called(argv, &environment)
+}
+
+fn called(argv: Vec<OsString>, environment: &BTreeMap<String, String>) -> ExitCode {
+    if let Some((program, words)) = barman::called(&argv) {
+        return ExitCode::from(barman::answer(program, words, environment, &mut stdout()));
+    }
+    match native::parse(argv, environment, Zone::Host) {
         Ok(Invocation::Run(invocation)) => {
             let (caller, format) = (invocation.command.caller(), invocation.settings.log.format);
-            end(start(*invocation, &environment), caller, format)
+            end(start(*invocation, environment), caller, format)
         }
         Ok(Invocation::Version(format)) => end_plainly(output::version(&mut stdout(), format)),
         Ok(Invocation::InstallLinks(directory)) => end_plainly(install_links(&directory)),

@@ -39,4 +39,5 @@ mod verify;
 mod wal_archive_all;
 mod wal_commands;
 mod wal_records;
+mod wal_restore_ahead;
 mod wal_spool;

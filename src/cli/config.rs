@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::expire::{self, ExpireLayer};
 use super::invocation::{AddressingStyle, CompressionChoice, LogFormat, OutputFormat};
 use super::quantity::{human_size, parse_duration, parse_size};
+use super::wal_restore::{self, WalRestoreLayer};
 use crate::domain::compression::Compression;
 use crate::error::{Error, Result};
 use crate::layout::keys::ServerPrefix;
@@ -37,7 +38,7 @@ const MAX_WAIT: Duration = Duration::from_hours(7 * 24);
 
 /// Every key, as written in the file; the environment's name for it is `BARBACK_` and the key in capitals, with `_` for
 /// the dot: `backup.jobs` is `BARBACK_BACKUP_JOBS`.
-pub const KEYS: [&str; 26] = [
+pub const KEYS: [&str; 28] = [
     "store",
     "server",
     "output",
@@ -52,6 +53,8 @@ pub const KEYS: [&str; 26] = [
     "wal.compression",
     "wal.compression_level",
     "wal.archive_jobs",
+    "wal_restore.jobs",
+    "wal_restore.idle",
     "backup.jobs",
     "backup.compression",
     "backup.compression_level",
@@ -85,6 +88,7 @@ pub(super) struct Layer {
     pub cache_dir: Option<PathBuf>,
     pub wal: CompressionLayer,
     pub wal_archive_jobs: Option<usize>,
+    pub wal_restore: WalRestoreLayer,
     pub backup: BackupLayer,
     pub restore_jobs: Option<usize>,
     pub expire: ExpireLayer,
@@ -191,6 +195,8 @@ impl Layer {
             "wal.compression" => self.wal.codec = Some(text.parse()?),
             "wal.compression_level" => self.wal.level = Some(level(text)?),
             "wal.archive_jobs" => self.wal_archive_jobs = Some(jobs(text)?),
+            "wal_restore.jobs" => self.wal_restore.jobs = Some(jobs(text)?),
+            "wal_restore.idle" => self.wal_restore.idle = Some(wal_restore::idle(text)?),
             "backup.jobs" => self.backup.jobs = Some(jobs(text)?),
             "backup.compression" => self.backup.compression.codec = Some(text.parse()?),
             "backup.compression_level" => self.backup.compression.level = Some(level(text)?),
@@ -224,6 +230,7 @@ impl Layer {
             cache_dir: self.cache_dir.or(lower.cache_dir),
             wal: self.wal.or(lower.wal),
             wal_archive_jobs: self.wal_archive_jobs.or(lower.wal_archive_jobs),
+            wal_restore: self.wal_restore.or(lower.wal_restore),
             backup: BackupLayer {
                 jobs: self.backup.jobs.or(lower.backup.jobs),
                 compression: self.backup.compression.or(lower.backup.compression),

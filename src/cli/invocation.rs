@@ -61,6 +61,8 @@ pub struct Settings {
     pub config_path: Option<PathBuf>,
     /// Options that give another process these same store settings; see [`restore_command_argv`].
     pub(super) handed_on: Vec<OsString>,
+    /// The `--jobs` of the `restore_command` of a copy; none where the configuration file says it.
+    pub(super) wal_restore_jobs: Option<usize>,
 }
 
 /// Where the objects are and how to get at them. Holds no secret: those come from the AWS credential chain.
@@ -204,6 +206,12 @@ pub struct WalRestoreArgs {
     pub name: WalFileName,
     /// Where it goes, `%p`: relative to the data directory, which is the current directory.
     pub destination: PathBuf,
+    /// Segments fetched at once while recovery replays earlier ones, 1 to 64; with 1 none is fetched ahead.
+    pub jobs: usize,
+    /// After how long without a request recovery is over.
+    pub idle: Duration,
+    /// It is the helper that fetches ahead, not a call of recovery.
+    pub fetch_ahead: bool,
 }
 
 /// `backup`.
@@ -264,6 +272,9 @@ pub struct RestoreArgs {
 pub fn restore_command_argv(settings: &Settings, exe: &Path) -> Result<Vec<String>> {
     let mut words = own_command_argv(settings, exe, "wal-restore")?;
     words.extend(["--compression".to_owned(), settings.wal_compression.codec.to_string()]);
+    if let Some(jobs) = settings.wal_restore_jobs {
+        words.extend(["--jobs".to_owned(), jobs.to_string()]);
+    }
     Ok(words)
 }
 

@@ -22,4 +22,5 @@ pub mod status;
 mod store;
 pub mod verify;
 pub mod wal_archive_all;
+mod wal_restore;
 pub mod zone;

@@ -38,6 +38,12 @@ const DEFAULT_RETRY_TIMEOUT_S: u64 = 60;
 /// More parts fetched at once gain nothing on one host's disk.
 const MAX_DEFAULT_RESTORE_JOBS: usize = 8;
 
+/// More segments at once come no faster than one server replays them.
+const MAX_DEFAULT_WAL_RESTORE_JOBS: usize = 4;
+
+/// Recovery that asks for nothing for so long waits for something else than WAL, or is over.
+const DEFAULT_IDLE: Duration = Duration::from_secs(30);
+
 /// Reads `argv` (with the program's name first) and the environment, and the configuration file they lead to.
 ///
 /// `local` is this host's zone, used to explain a time without an offset.
@@ -120,6 +126,12 @@ fn likely_caller(argv: &[OsString]) -> Caller {
     if argv.iter().any(|word| word == "wal-restore") { Caller::Recovery } else { Caller::Anyone }
 }
 
+/// True when a call of `wal-restore` has started this process to fetch ahead; nobody reads how it ends.
+#[must_use]
+pub fn is_helper(argv: &[OsString]) -> bool {
+    likely_caller(argv) == Caller::Recovery && argv.iter().any(|word| word == "--fetch-ahead")
+}
+
 fn invocation(cli: Cli, env: &BTreeMap<String, String>, local: Zone, default_config: &Path) -> Result<Invocation> {
     let flags = cli.layer()?;
     let said = flags.or(Layer::from_env(env)?);
@@ -134,6 +146,10 @@ fn invocation(cli: Cli, env: &BTreeMap<String, String>, local: Zone, default_con
     let merged = said.clone().or(file.clone()).or(Layer::from_aws_env(env));
     let store = store_settings(&merged)?;
     let explicit_config = config_path.as_deref().filter(|_| explicit);
+    let wal_restore_jobs = match (said.wal_restore.jobs, file.wal_restore.jobs) {
+        (None, Some(_)) => None,
+        (said, None | Some(_)) => Some(said.unwrap_or_else(jobs_of_a_copy)),
+    };
     let handed_on = hand_on(&store, explicit_config, |says| !says(&said) && says(&file));
     let settings = Settings {
         store,
@@ -147,6 +163,7 @@ fn invocation(cli: Cli, env: &BTreeMap<String, String>, local: Zone, default_con
         progress: !cli.global.no_progress && cli.global.quiet == 0,
         config_path,
         handed_on,
+        wal_restore_jobs,
     };
     let command = command(run, merged, local)?;
     Ok(Invocation::Run(Box::new(Run { settings, command })))
@@ -199,6 +216,11 @@ fn store_settings(merged: &Layer) -> Result<StoreSettings> {
     })
 }
 
+/// Recovery replays on one core; the others fetch for it.
+fn jobs_of_a_copy() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).clamp(2, MAX_DEFAULT_WAL_RESTORE_JOBS)
+}
+
 /// Whether a layer says anything about one setting.
 type Says = fn(&Layer) -> bool;
 
@@ -243,9 +265,13 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
             let path = options.path.ok_or_else(|| Error::usage("there is no file to archive"))?;
             Command::WalArchive(WalArchiveArgs { path, jobs: merged.wal_archive_jobs.unwrap_or(1) })
         }
-        Words::WalRestore(options) => {
-            Command::WalRestore(WalRestoreArgs { name: options.name, destination: options.destination })
-        }
+        Words::WalRestore(options) => Command::WalRestore(WalRestoreArgs {
+            name: options.name,
+            destination: options.destination,
+            jobs: merged.wal_restore.jobs.unwrap_or(1),
+            idle: merged.wal_restore.idle.unwrap_or(DEFAULT_IDLE),
+            fetch_ahead: options.fetch_ahead,
+        }),
         Words::Backup(options) => Command::Backup(BackupArgs {
             dbname: merged.backup.dbname,
             pgdata: merged.backup.pgdata,

@@ -207,6 +207,12 @@ pub(super) struct WalRestoreOptions {
     /// The compression to look for first; all are found [default: zstd]
     #[arg(long, value_name = "WORD")]
     pub compression: Option<Compression>,
+    /// Segments to fetch at once while PostgreSQL replays; 1 fetches none ahead [default: 1]
+    #[arg(long, value_name = "N", value_parser = config::jobs)]
+    pub jobs: Option<usize>,
+    /// This is the process that fetches them
+    #[arg(long, hide = true)]
+    pub fetch_ahead: bool,
 }
 
 #[derive(Debug, Args)]
@@ -352,7 +358,10 @@ impl Cli {
                 layer.wal = CompressionLayer { codec: options.compression, level: options.compression_level };
                 layer.wal_archive_jobs = options.jobs;
             }
-            Words::WalRestore(options) => layer.wal.codec = options.compression,
+            Words::WalRestore(options) => {
+                layer.wal.codec = options.compression;
+                layer.wal_restore.jobs = options.jobs;
+            }
             Words::Backup(options) => layer.backup = options.layer()?,
             Words::Restore(options) => layer.restore_jobs = options.jobs,
             Words::Check(options) => layer.backup = options.layer()?,

@@ -14,14 +14,13 @@ use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, S
 use crate::cli::progress::Screen;
 use crate::cli::store::{Traffic, open, receipts};
 use crate::cli::zone::Zone;
-use crate::cli::{check, damage, exit_code, expire, status, verify, wal_archive_all};
+use crate::cli::{check, damage, exit_code, expire, status, verify, wal_archive_all, wal_restore};
 use crate::commands::backup::{self, BackupDone};
 use crate::commands::catalog;
 use crate::commands::progress::Progress;
 use crate::commands::restore::{self, PreparedRestore, REQUEST_BYTES, RestoreDone, RestoreRequest};
 use crate::commands::ride_along::RideAlong;
 use crate::commands::wal_archive::{WalArchiveRequest, wal_archive};
-use crate::commands::wal_restore::wal_restore;
 use crate::domain::lsn::Lsn;
 use crate::domain::segment::SegmentSize;
 use crate::error::{Error, ErrorKind, Result};
@@ -61,12 +60,7 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
     let done = match run.command {
         Command::WalArchive(args) => archive_wal(args, &settings, around),
         Command::WalArchiveAll(args) => wal_archive_all::run(&args, &settings, around, out),
-        Command::WalRestore(args) => single_threaded()?.block_on(async {
-            let download = SegmentSize::MAX.bytes();
-            let archive =
-                open(&settings.store, around.environment, Traffic { upload: 0, download, writes: false }).await?;
-            wal_restore(&archive, &native_requests::wal_restore(args, &settings)).await
-        }),
+        Command::WalRestore(args) => wal_restore::run(args, &settings, around),
         Command::Backup(args) => multi_threaded()?.block_on(take_backup(&settings, args, around, out)),
         Command::Restore(args) => multi_threaded()?.block_on(restore_backup(&settings, *args, around, out)),
         Command::List => single_threaded()?.block_on(async {

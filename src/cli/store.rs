@@ -50,10 +50,15 @@ pub(super) fn receipts(
     environment: &BTreeMap<String, String>,
     segment: &Path,
 ) -> Result<Option<Receipts>> {
-    let place: Place = settings.url.parse()?;
-    let root = ServerPrefix::nested(place.prefix(), &settings.server)?.root();
+    let root = server_prefix(settings)?.root();
     let cache_dir = settings.cache_dir.clone().unwrap_or_else(default_cache_dir);
     Ok(Receipts::of(&cache_dir, &identity(settings, environment)?, &root, segment))
+}
+
+/// Where a server's objects lie in it.
+pub(super) fn server_prefix(settings: &StoreSettings) -> Result<ServerPrefix> {
+    let place: Place = settings.url.parse()?;
+    ServerPrefix::nested(place.prefix(), &settings.server)
 }
 
 /// What tells the store from every other, to name local files after.

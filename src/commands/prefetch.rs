@@ -10,6 +10,7 @@ use crate::commands::spool::Spool;
 use crate::domain::compression::Compression;
 use crate::domain::segment::{SegmentName, WalFileName};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::Fetched;
 use crate::wal::proof;
 
 /// No more objects are on their way at once: beyond that a link is full.
@@ -20,7 +21,7 @@ const IN_FLIGHT: usize = 8;
 const IN_FLIGHT_KIB: u32 = 64 << 10;
 
 /// How many are decompressed, checked and written at once.
-const UNPACKING: usize = 2;
+pub(crate) const UNPACKING: usize = 2;
 
 /// An object that holds a segment which will be asked for soon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,9 +80,26 @@ async fn fetch_one(
     unpacking: &Semaphore,
 ) -> Result<()> {
     let fetched = archive.get_sealed(&neighbour.key).await?;
+    let Neighbour { segment, key, codec, .. } = neighbour.clone();
+    keep(spool, Arrived { segment, key, codec, fetched }, check, unpacking).await
+}
+
+/// A segment as it came out of the store.
+pub(crate) struct Arrived {
+    pub(crate) segment: SegmentName,
+    pub(crate) key: String,
+    pub(crate) codec: Compression,
+    pub(crate) fetched: Fetched,
+}
+
+/// Unpacks and checks what arrived, and keeps it in the spool; as many at once as `unpacking` allows.
+///
+/// Errors: `Corrupt` and `Mismatch` for what is not the segment of that name; `Local`.
+pub(crate) async fn keep(spool: &Spool, arrived: Arrived, check: ContentCheck, unpacking: &Semaphore) -> Result<()> {
     let _turn = unpacking.acquire().await;
-    let (spool, Neighbour { segment, key, codec, .. }) = (spool.clone(), neighbour.clone());
+    let spool = spool.clone();
     let unpack = move || {
+        let Arrived { segment, key, codec, fetched } = arrived;
         let (content, _) = unseal(&key, codec, fetched)?;
         if check == ContentCheck::Checked {
             let unusable = |error: Error| error.context(format!("object \"{key}\" cannot be used"));

@@ -180,14 +180,14 @@ impl Builder {
 
 /// Digests that are made here, or by a thread beside this one.
 enum Digesting {
-    Here(Builder),
+    Here(Box<Builder>),
     Beside(SyncSender<Arc<Vec<u8>>>, JoinHandle<Digests>),
 }
 
 impl Digesting {
     fn begin(crew: Crew) -> Self {
         if crew == Crew::One {
-            return Self::Here(Builder::default());
+            return Self::Here(Box::default());
         }
         let (sender, pieces) = sync_channel::<Arc<Vec<u8>>>(PIECES_WAITING);
         let digest = move || {
@@ -200,7 +200,7 @@ impl Digesting {
         // Without a second thread the first does it all.
         std::thread::Builder::new()
             .spawn(digest)
-            .map_or_else(|_| Self::Here(Builder::default()), |thread| Self::Beside(sender, thread))
+            .map_or_else(|_| Self::Here(Box::default()), |thread| Self::Beside(sender, thread))
     }
 
     fn take(&mut self, piece: &Arc<Vec<u8>>) {

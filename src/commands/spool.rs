@@ -41,6 +41,12 @@ pub enum SpoolLayout {
         /// What tells the store from every other: its place and its endpoint.
         store: String,
     },
+    /// `.barback-spool-<16 digits>/<segment>`, in the server's own `pg_wal`, where a file is handed over by a rename. Nothing
+    /// of PostgreSQL's looks at such a name. The directory goes into the digits as well.
+    InWal {
+        /// What tells the store from every other: its place and its endpoint.
+        store: String,
+    },
     /// `<segment>`, as Barman 3.19.1 has it: two clusters on one host take each other's WAL.
     Shared,
 }
@@ -59,6 +65,12 @@ impl Spool {
             SpoolLayout::Keyed { store } => {
                 let key = Sha256::of(format!("{store}\n{}", server.root()).as_bytes()).to_string();
                 let directory = options.directory.join(format!("barback-{}", &key[..16]));
+                Self { directory, is_keyed: true, check: ContentCheck::Checked }
+            }
+            SpoolLayout::InWal { store } => {
+                let place = options.directory.display();
+                let key = Sha256::of(format!("{store}\n{}\n{place}", server.root()).as_bytes()).to_string();
+                let directory = options.directory.join(format!(".barback-spool-{}", &key[..16]));
                 Self { directory, is_keyed: true, check: ContentCheck::Checked }
             }
             SpoolLayout::Shared => Self { directory: options.directory.clone(), is_keyed: false, check },
@@ -137,6 +149,11 @@ impl Spool {
         disk::publish(&self.entry(&WalFileName::Segment(segment)), content)
     }
 
+    /// Where the files lie.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     fn entry(&self, name: &WalFileName) -> PathBuf {
         self.directory.join(name.to_string())
     }
@@ -145,7 +162,7 @@ impl Spool {
     /// made or may write to would have us recover what that user likes. Barman's spool is taken as it is.
     ///
     /// Errors: `Local` for one that is not ours alone, or cannot be looked at.
-    fn is_trusted(&self) -> Result<bool> {
+    pub(crate) fn is_trusted(&self) -> Result<bool> {
         if !self.is_keyed {
             return Ok(true);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::commands::archive::{Archive, ContentCheck, unseal};
 use crate::commands::object_stream::READ_BYTES;
-use crate::commands::prefetch::{Neighbour, fetch_ahead};
+use crate::commands::prefetch::{Arrived, Neighbour, fetch_ahead};
 use crate::commands::spool::{Spool, SpoolOptions};
 use crate::disk;
 use crate::domain::compression::Compression;
@@ -152,6 +152,23 @@ pub(crate) async fn read_segment(archive: &Archive, segment: SegmentName) -> Res
     Ok(content)
 }
 
+/// The object that holds the complete `segment`: one request where it is stored under the suffix of `guess`, two more
+/// otherwise. Not unpacked, so not checked.
+///
+/// Errors: `NotFound` only when the store listed the name; the store's.
+pub(crate) async fn find_complete(archive: &Archive, segment: SegmentName, guess: Compression) -> Result<Arrived> {
+    let name = WalFileName::Segment(segment);
+    let key = format!("{}{}", archive.prefix.wal(&name), guess.suffix());
+    match archive.get_sealed(&key).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        outcome => return outcome.map(|fetched| Arrived { segment, key, codec: guess, fetched }),
+    }
+    let candidates = list_candidates(archive, &name).await?;
+    let Candidate { key, codec, .. } = choose(candidates, PartialPolicy::Never).ok_or_else(|| absent(&name))?;
+    let fetched = archive.get_sealed(&key).await.map_err(contradiction)?;
+    Ok(Arrived { segment, key, codec, fetched })
+}
+
 async fn fetch(archive: &Archive, request: &WalRestoreRequest) -> Result<Vec<u8>> {
     let name = &request.name;
     if let Some(codec) = request.expected {
@@ -168,10 +185,14 @@ async fn fetch(archive: &Archive, request: &WalRestoreRequest) -> Result<Vec<u8>
 
 /// The listing saw it, so a miss now is a contradiction and no proof of absence.
 async fn read_listed(archive: &Archive, request: &WalRestoreRequest, candidate: &Candidate) -> Result<Vec<u8>> {
-    read_checked(archive, request, candidate).await.map_err(|error| match error.kind() {
+    read_checked(archive, request, candidate).await.map_err(contradiction)
+}
+
+fn contradiction(error: Error) -> Error {
+    match error.kind() {
         ErrorKind::NotFound => error.as_kind(ErrorKind::Unreachable),
         _ => error,
-    })
+    }
 }
 
 async fn read_checked(archive: &Archive, request: &WalRestoreRequest, candidate: &Candidate) -> Result<Vec<u8>> {

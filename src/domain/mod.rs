@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod cluster;
 pub mod compression;
 pub mod expiry;
+pub mod fetch_ahead;
 pub mod finding;
 pub mod host;
 pub mod host_health;

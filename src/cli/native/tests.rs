@@ -314,7 +314,10 @@ fn restore_paths_are_absolute() {
 fn handed_on(line: &str, env: &[(&str, &str)], config: &Path) -> String {
     match parse_at(line, env, config) {
         Ok(Invocation::Run(run)) => {
-            restore_command_argv(&run.settings, Path::new("/usr/bin/barback")).unwrap().join(" ")
+            let words = restore_command_argv(&run.settings, Path::new("/usr/bin/barback")).unwrap().join(" ");
+            // As many as this machine has cores, within limits.
+            let jobs = (2..=4).map(|jobs| format!(" --jobs {jobs}")).find(|end| words.ends_with(end));
+            jobs.map_or(words.clone(), |end| words.strip_suffix(&end).unwrap().to_owned() + " --jobs N")
         }
         other => panic!("{line}: {other:?}"),
     }
@@ -332,11 +335,11 @@ fn restore_command_leads_to_the_same_store_and_holds_no_secret() {
     assert_eq!(
         handed_on("restore /copy --server blue --s3-addressing-style path --retry-timeout 5", &env, nowhere),
         "/usr/bin/barback wal-restore --store s3://bucket/prefix --server blue --endpoint-url https://minio:9000 \
-         --s3-addressing-style path --region garage --retry-timeout 5 --compression zstd"
+         --s3-addressing-style path --region garage --retry-timeout 5 --compression zstd --jobs N"
     );
     assert_eq!(
         handed_on("restore /copy", &[STORE[0], env[2]], nowhere),
-        "/usr/bin/barback wal-restore --store file:///backups --server main --compression zstd"
+        "/usr/bin/barback wal-restore --store file:///backups --server main --compression zstd --jobs N"
     );
 }
 
@@ -351,12 +354,38 @@ fn restore_command_names_an_explicit_file_and_leaves_its_options_there() {
     assert_eq!(
         line,
         format!(
-            "/usr/bin/barback wal-restore --config {} --store s3://b --server main --region other --compression lz4",
+            "/usr/bin/barback wal-restore --config {} --store s3://b --server main --region other --compression lz4 --jobs N",
             config.display()
         )
     );
     let line = handed_on("restore /copy", &[], &config);
-    assert_eq!(line, "/usr/bin/barback wal-restore --store s3://b --server main --compression lz4");
+    assert_eq!(line, "/usr/bin/barback wal-restore --store s3://b --server main --compression lz4 --jobs N");
+}
+
+#[test]
+fn a_copy_fetches_ahead_as_the_configuration_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("barback.toml");
+    std::fs::write(&config, "store = \"s3://b\"\n[wal_restore]\njobs = 7\nidle = \"5s\"\n").unwrap();
+    assert!(!handed_on("restore /copy", &[], &config).contains("--jobs"), "the file says it to the copy as well");
+    let words = handed_on("restore /copy --jobs 9", &[("BARBACK_WAL_RESTORE_JOBS", "16")], &config);
+    assert!(words.ends_with(" --jobs 16"), "{words}");
+    let call = |env: &[(&str, &str)], more: &str| {
+        let line = format!("wal-restore 000000010000000000000001 pg_wal/RECOVERYXLOG {more}");
+        match parse_at(&line, env, &config) {
+            Ok(Invocation::Run(run)) => match run.command {
+                Command::WalRestore(args) => (args.jobs, args.idle.as_secs(), args.fetch_ahead),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(call(&[], ""), (7, 5, false));
+    assert_eq!(call(&[], "--jobs 1"), (1, 5, false));
+    assert_eq!(call(&[("BARBACK_WAL_RESTORE_IDLE", "2m")], "--fetch-ahead"), (7, 120, true));
+    for idle in ["0", "11m", "x"] {
+        assert!(refusal("list", &[STORE[0], ("BARBACK_WAL_RESTORE_IDLE", idle)]).1.contains("IDLE"), "{idle}");
+    }
 }
 
 #[test]
