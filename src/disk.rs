@@ -30,14 +30,22 @@ pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
 ///
 /// False, and nothing done, where the two lie on different file systems. Errors: `Local`, as [`publish`].
 pub fn publish_by_rename(from: &Path, path: &Path) -> Result<bool> {
+    let moved = hand_over(from, path)?;
+    if moved {
+        sync_directory(parent_of(path)).map_err(|cause| Error::local("write file", path, cause))?;
+    }
+    Ok(moved)
+}
+
+/// The same for somebody who makes the name durable himself: should the machine stop before, the file is at neither place,
+/// at one, or at both, and whole.
+pub fn hand_over(from: &Path, path: &Path) -> Result<bool> {
     let failed = |cause| Error::local("write file", path, cause);
     refuse_special(path).map_err(failed)?;
     match fs::rename(from, path) {
-        Err(cause) if cause.kind() == std::io::ErrorKind::CrossesDevices => return Ok(false),
-        outcome => outcome.map_err(failed)?,
+        Err(cause) if cause.kind() == std::io::ErrorKind::CrossesDevices => Ok(false),
+        outcome => outcome.map(|()| true).map_err(failed),
     }
-    sync_directory(parent_of(path)).map_err(failed)?;
-    Ok(true)
 }
 
 /// True for the name of a file that [`publish`] had not finished: its writer is at work, or was killed.

@@ -139,6 +139,8 @@ struct Setbacks {
     unusable: BTreeSet<SegmentName>,
     /// The first one that is not there or cannot be had, and when it is asked for again.
     pause: Option<Pause>,
+    /// There was no room, and that was said.
+    is_out_of_room: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -176,7 +178,7 @@ impl State<'_> {
             if let Some(end) = self.end(moved) {
                 return end;
             }
-            for segment in self.next(&course, &fetching, &setbacks) {
+            for segment in self.next(&course, &fetching, &mut setbacks) {
                 match self.begin(segment) {
                     Ok(true) => {
                         fetching.insert(segment);
@@ -230,7 +232,7 @@ impl State<'_> {
     }
 
     /// Which segments to begin with now.
-    fn next(&self, course: &Course, fetching: &BTreeSet<SegmentName>, setbacks: &Setbacks) -> Vec<SegmentName> {
+    fn next(&self, course: &Course, fetching: &BTreeSet<SegmentName>, setbacks: &mut Setbacks) -> Vec<SegmentName> {
         if !course.is_forward {
             return Vec::new();
         }
@@ -239,18 +241,24 @@ impl State<'_> {
         if jobs == 0 {
             return Vec::new();
         }
-        let wanted: Vec<SegmentName> = self
-            .window(course)
+        let (held, missing): (Vec<SegmentName>, Vec<SegmentName>) =
+            self.window(course).partition(|segment| self.spool.has(*segment));
+        let wanted: Vec<SegmentName> = missing
+            .into_iter()
             .take_while(|segment| setbacks.goes_on(*segment))
             .filter(|segment| !fetching.contains(segment) && !setbacks.unusable.contains(segment))
-            .filter(|segment| !self.spool.has(*segment))
             .take(jobs)
             .collect();
         if wanted.is_empty() {
             return wanted;
         }
+        let (size, ours) = (course.size.bytes(), held.len() as u64);
         let free = wal_directory::room(self.spool.directory()).map_or(0, |room| room.free_bytes);
-        let fits = (free / OF_FREE_ROOM / course.size.bytes()).saturating_sub(fetching.len() as u64);
+        let share = (free + ours * size) / OF_FREE_ROOM / size;
+        let fits = share.saturating_sub(ours + fetching.len() as u64);
+        if fits == 0 && ours == 0 && fetching.is_empty() && !std::mem::replace(&mut setbacks.is_out_of_room, true) {
+            tracing::warn!("there is no room for WAL that is fetched ahead: {free} bytes are free");
+        }
         wanted.into_iter().take(usize::try_from(fits).unwrap_or(usize::MAX)).collect()
     }
 

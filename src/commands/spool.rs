@@ -56,6 +56,7 @@ pub enum SpoolLayout {
 pub(crate) struct Spool {
     directory: PathBuf,
     is_keyed: bool,
+    is_in_wal: bool,
     check: ContentCheck,
 }
 
@@ -65,19 +66,21 @@ impl Spool {
             SpoolLayout::Keyed { store } => {
                 let key = Sha256::of(format!("{store}\n{}", server.root()).as_bytes()).to_string();
                 let directory = options.directory.join(format!("barback-{}", &key[..16]));
-                Self { directory, is_keyed: true, check: ContentCheck::Checked }
+                Self { directory, is_keyed: true, is_in_wal: false, check: ContentCheck::Checked }
             }
             SpoolLayout::InWal { store } => {
                 let place = options.directory.display();
                 let key = Sha256::of(format!("{store}\n{}\n{place}", server.root()).as_bytes()).to_string();
                 let directory = options.directory.join(format!(".barback-spool-{}", &key[..16]));
-                Self { directory, is_keyed: true, check: ContentCheck::Checked }
+                Self { directory, is_keyed: true, is_in_wal: true, check: ContentCheck::Checked }
             }
-            SpoolLayout::Shared => Self { directory: options.directory.clone(), is_keyed: false, check },
+            SpoolLayout::Shared => {
+                Self { directory: options.directory.clone(), is_keyed: false, is_in_wal: false, check }
+            }
         }
     }
 
-    /// Moves the file called `name` to `destination`, whole and durable; false where there is none that can be used.
+    /// Moves the file called `name` to `destination`, whole, and durable unless it lies in `pg_wal` already; false where there is none that can be used.
     ///
     /// Whatever goes wrong is said and is no error: the file is in the store as well.
     pub(crate) fn deliver(&self, name: &WalFileName, destination: &Path) -> bool {
@@ -114,7 +117,10 @@ impl Spool {
     }
 
     fn move_to(&self, name: &WalFileName, entry: &Path, destination: &Path) -> Result<()> {
-        if disk::publish_by_rename(entry, destination)? {
+        // Recovery makes the file it is given durable under another name (KeepFileRestoredFromArchive in xlogarchive.c), and
+        // asks anew after a crash; an fsync of `pg_wal` would wait for whatever else is being written there.
+        let rename = if self.is_in_wal { disk::hand_over } else { disk::publish_by_rename };
+        if rename(entry, destination)? {
             return Ok(());
         }
         let content = disk::read_at_most(entry, WAL_LIMIT_BYTES)?;

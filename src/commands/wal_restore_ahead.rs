@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::commands::replay_spool::ReplaySpool;
-use crate::domain::fetch_ahead::Course;
+use crate::domain::fetch_ahead::{Course, Pace};
 use crate::domain::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::error::{Error, Result};
 use crate::layout::keys::ServerPrefix;
@@ -97,9 +97,9 @@ impl Call {
 
     /// Says how fast WAL came, where recovery has come to an end of it.
     pub fn report(&mut self) {
-        let Some(course) = self.course.filter(|course| course.pace.ready + course.pace.late > 1) else { return };
-        tracing::info!("{} since the last report", course.pace);
-        self.note(Course { pace: Course::begin(course.requested, course.size, now_ms()).pace, ..course });
+        let Some(course) = self.course.filter(|course| course.total.ready + course.total.late > 1) else { return };
+        tracing::info!("{} since the last report", course.total);
+        self.note(Course { total: Pace::since(now_ms()), ..course });
     }
 
     fn take(&self, segment: SegmentName) -> bool {
@@ -122,9 +122,11 @@ impl Call {
             },
         };
         let mut course = course.delivered(waited_ms, now_ms);
-        if course.pace.is_worth_a_warning(now_ms) {
-            tracing::warn!("WAL is replayed faster than it comes: {} in the last minute or more", course.pace);
-            course.pace = Course::begin(segment, course.size, now_ms).pace;
+        if course.pace.is_over(now_ms) {
+            if course.pace.is_starved(now_ms) {
+                tracing::warn!("WAL is replayed faster than it comes: {} in the last minute or more", course.pace);
+            }
+            course.pace = Pace::since(now_ms);
         }
         // Who takes longer for a segment than a helper waits for the next request needs none: it follows a primary.
         let replayed_ms = before.map_or(0, |before| self.begun_ms.saturating_sub(before.delivered_ms));

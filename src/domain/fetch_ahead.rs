@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 /// Waiting is worth a warning when it took this share of the time,
 const STARVED_SHARE: u64 = 10;
 
-/// and this much of it; over a period of at least
+/// and this much of it. It is judged, and said at most, once in
 const STARVED_MS: u64 = 1000;
 
-/// so long, which is also how often it is said.
+/// so long.
 const REPORT_EVERY_MS: u64 = 60_000;
 
 /// How a request follows the one before it.
@@ -54,12 +54,14 @@ pub struct Course {
     pub is_forward: bool,
     /// When it last got a segment, in milliseconds since 1970.
     pub delivered_ms: u64,
-    /// How it went since the last report.
+    /// How it goes now, over a minute or a little more.
     pub pace: Pace,
+    /// How it went since the last report.
+    pub total: Pace,
 }
 
 /// How well segments came in time, over a period.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pace {
     /// When the period began, in milliseconds since 1970.
     pub begun_ms: u64,
@@ -75,8 +77,8 @@ impl Course {
     /// The course that begins with a segment that was delivered.
     #[must_use]
     pub fn begin(requested: SegmentName, size: SegmentSize, now_ms: u64) -> Self {
-        let pace = Pace { begun_ms: now_ms, ready: 0, late: 0, waited_ms: 0 };
-        Self { requested, size, is_forward: true, delivered_ms: now_ms, pace }
+        let pace = Pace::since(now_ms);
+        Self { requested, size, is_forward: true, delivered_ms: now_ms, pace, total: pace }
     }
 
     /// The course once `segment` is asked for.
@@ -93,12 +95,8 @@ impl Course {
     /// The course once it was delivered, after a wait of `waited_ms` if it was not ready.
     #[must_use]
     pub fn delivered(self, waited_ms: Option<u64>, now_ms: u64) -> Self {
-        let Pace { begun_ms, ready, late, waited_ms: before } = self.pace;
-        let pace = match waited_ms {
-            None => Pace { ready: ready + 1, ..self.pace },
-            Some(waited) => Pace { begun_ms, ready, late: late + 1, waited_ms: before + waited },
-        };
-        Self { delivered_ms: now_ms, pace, ..self }
+        let pace = self.pace.and(waited_ms);
+        Self { delivered_ms: now_ms, pace, total: self.total.and(waited_ms), ..self }
     }
 
     /// True when `segment` was asked for already, so that recovery fetches it itself if it must.
@@ -117,12 +115,30 @@ impl Course {
 }
 
 impl Pace {
-    /// True when recovery could have been noticeably faster, and that was not said a moment ago.
+    /// A period that begins.
     #[must_use]
-    pub fn is_worth_a_warning(&self, now_ms: u64) -> bool {
+    pub fn since(begun_ms: u64) -> Self {
+        Self { begun_ms, ..Self::default() }
+    }
+
+    fn and(self, waited_ms: Option<u64>) -> Self {
+        match waited_ms {
+            None => Self { ready: self.ready + 1, ..self },
+            Some(waited) => Self { late: self.late + 1, waited_ms: self.waited_ms.saturating_add(waited), ..self },
+        }
+    }
+
+    /// True when the period is long enough to judge.
+    #[must_use]
+    pub fn is_over(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.begun_ms) >= REPORT_EVERY_MS
+    }
+
+    /// True when recovery could have been noticeably faster until `now_ms`.
+    #[must_use]
+    pub fn is_starved(&self, now_ms: u64) -> bool {
         let period_ms = now_ms.saturating_sub(self.begun_ms);
-        let is_long = period_ms >= REPORT_EVERY_MS && self.waited_ms >= STARVED_MS;
-        is_long && self.waited_ms.saturating_mul(STARVED_SHARE) > period_ms
+        self.waited_ms >= STARVED_MS && self.waited_ms.saturating_mul(STARVED_SHARE) > period_ms
     }
 }
 
@@ -137,10 +153,12 @@ impl fmt::Display for Pace {
 
 impl fmt::Display for Course {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requested, size, is_forward, delivered_ms, pace } = self;
-        let Pace { begun_ms, ready, late, waited_ms } = pace;
-        let (size, forward) = (size.bytes(), u8::from(*is_forward));
-        writeln!(f, "{requested} {size} {forward} {delivered_ms} {begun_ms} {ready} {late} {waited_ms}")
+        let Self { requested, size, is_forward, delivered_ms, pace, total } = self;
+        write!(f, "{requested} {} {} {delivered_ms}", size.bytes(), u8::from(*is_forward))?;
+        for Pace { begun_ms, ready, late, waited_ms } in [pace, total] {
+            write!(f, " {begun_ms} {ready} {late} {waited_ms}")?;
+        }
+        writeln!(f)
     }
 }
 
@@ -152,13 +170,19 @@ impl FromStr for Course {
         let (name, numbers) = text.trim_end().split_once(' ').ok_or_else(refuse)?;
         let numbers: Vec<u64> =
             numbers.split(' ').map(|word| word.parse().map_err(|_| refuse())).collect::<Result<_>>()?;
-        let [size, forward, delivered_ms, begun_ms, ready, late, waited_ms] = numbers[..] else { return Err(refuse()) };
+        let [size, forward, delivered_ms, rest @ ..] = &numbers[..] else { return Err(refuse()) };
+        let pace = |numbers: &[u64]| match numbers {
+            &[begun_ms, ready, late, waited_ms] => Ok(Pace { begun_ms, ready, late, waited_ms }),
+            _ => Err(refuse()),
+        };
+        let (now, total) = rest.split_at_checked(4).ok_or_else(refuse)?;
         Ok(Self {
             requested: name.parse()?,
-            size: SegmentSize::new(size)?,
-            is_forward: forward == 1,
-            delivered_ms,
-            pace: Pace { begun_ms, ready, late, waited_ms },
+            size: SegmentSize::new(*size)?,
+            is_forward: *forward == 1,
+            delivered_ms: *delivered_ms,
+            pace: pace(now)?,
+            total: pace(total)?,
         })
     }
 }
@@ -217,19 +241,20 @@ mod tests {
     fn waiting_is_said_when_it_was_a_tenth_of_a_minute_or_more() {
         let pace = Pace { begun_ms: 1000, ready: 61, late: 3, waited_ms: 6_100 };
         assert_eq!(pace.to_string(), "recovery waited 6.1 s for 3 of 64 segments");
-        assert!(pace.is_worth_a_warning(61_000));
-        assert!(!pace.is_worth_a_warning(60_999));
-        assert!(!pace.is_worth_a_warning(62_001));
-        assert!(!Pace { waited_ms: 900, ..pace }.is_worth_a_warning(61_000));
+        assert!(pace.is_over(61_000) && !pace.is_over(60_999));
+        assert!(pace.is_starved(61_000) && !pace.is_starved(62_001));
+        assert!(!Pace { waited_ms: 900, ..pace }.is_starved(2_000));
     }
 
     #[test]
     fn a_course_is_read_back_as_it_was_written() {
         let course = at("00000001000000000000000A").asked(name("00000001000000000000000B"));
         let course = course.delivered(Some(7), 2000).delivered(None, 3000);
-        assert_eq!(course.pace, Pace { begun_ms: 1000, ready: 1, late: 1, waited_ms: 7 });
+        assert_eq!(course.total, Pace { begun_ms: 1000, ready: 1, late: 1, waited_ms: 7 });
+        let course = Course { pace: Pace::since(3000), ..course };
         assert_eq!(course.to_string().parse::<Course>().unwrap(), course);
-        for text in ["", "x", "00000001000000000000000A 1 1 1 1 1 1 1", "00000001000000000000000A 16777216 1 1 1 1 1"] {
+        for text in ["", "x", "00000001000000000000000A 1 1 1 1 1 1 1", "00000001000000000000000A 16777216 1 1 1 1 1 1"]
+        {
             assert!(text.parse::<Course>().is_err(), "{text}");
         }
     }
