@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a helper of tests fails the test that called it")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{
     Cluster, ClusterOptions, Minio, PgVersion, Postgres, S3Server, StoreEnv, TestDir, barback, barback_binary,
@@ -249,6 +249,10 @@ fn a_rate_limit_holds() {
     let seconds = backup["duration_s"].as_f64().unwrap();
     assert!(stored_mib > 30.0, "{stored_mib} MiB are too few to tell");
     assert!(stored_mib / seconds < 2.0 * RATE_MIB, "{stored_mib} MiB in {seconds} s");
+    let begun = Instant::now();
+    barback(&["restore", "--jobs", "8", "--max-rate", "10MiB"]).arg(dir.join("copy")).envs(&env).success();
+    let seconds = begun.elapsed().as_secs_f64();
+    assert!(stored_mib / seconds < 2.0 * RATE_MIB, "{stored_mib} MiB came in {seconds} s");
 }
 
 #[test]
@@ -290,6 +294,7 @@ fn three_at_once(dir: &TestDir, cluster: &Cluster, env: &StoreEnv, name: &str) {
 #[test]
 fn memory_does_not_grow_with_the_cluster() {
     const LIMIT_KIB: u64 = 200 << 10;
+    const ALLOWED_KIB: u64 = 96 << 10;
     let Some(version) = Postgres::newest() else { return };
     let dir = TestDir::new();
     let s3 = S3Server::start();
@@ -300,6 +305,16 @@ fn memory_does_not_grow_with_the_cluster() {
     let copy = dir.join("copy");
     let restore = barback(&["restore", "--jobs", "2"]).arg(&copy).envs(&env).success();
     assert!(restore.peak_rss_kib < LIMIT_KIB, "the restore held {} KiB", restore.peak_rss_kib);
+    // However many jobs are asked for, an allowance is kept.
+    let many = ["--jobs", "64", "--max-memory", "96MiB"];
+    let backup = crate::harness::backup_run(&cluster, &env, &many).success();
+    assert!(backup.peak_rss_kib < ALLOWED_KIB, "the backup held {} KiB", backup.peak_rss_kib);
+    assert!(backup.stderr.contains("memory leaves room for"), "{}", backup.stderr);
+    let restore = barback(&["restore"]).args(many).arg(dir.join("another")).envs(&env).success();
+    assert!(restore.peak_rss_kib < ALLOWED_KIB, "the restore held {} KiB", restore.peak_rss_kib);
+    let refused =
+        crate::harness::backup_run(&cluster, &env, &["--compression", "xz", "--compression-level", "9"]).run();
+    assert!(refused.expect_code(3).stderr.contains("of memory, more than the 256 MiB allowed"));
     eprintln!("peak memory: backup {} KiB, restore {} KiB", backup.peak_rss_kib, restore.peak_rss_kib);
     let uploads = crate::harness::files_named(&s3.root(), ".upload");
     assert!(uploads.is_empty(), "uploads left open: {uploads:?}");

@@ -231,6 +231,8 @@ pub struct BackupArgs {
     pub fast: bool,
     /// The most to read from the data directory, in bytes per second, all workers together.
     pub max_rate_bytes: Option<u64>,
+    /// All that may be in memory.
+    pub max_memory_bytes: usize,
     /// The size of one upload request, 5 MiB to 512 MiB.
     pub part_size_bytes: u64,
     /// How long to wait after the copy for the WAL it needs to be in the store.
@@ -248,8 +250,10 @@ pub struct RestoreArgs {
     pub request: TargetRequest,
     /// New directories (absolute) of tablespaces, by name; others go where they were.
     pub tablespaces: BTreeMap<String, PathBuf>,
-    /// Parts fetched at once, 1 to 64.
+    /// Parts fetched at once, 1 to 64, as far as memory allows.
     pub jobs: usize,
+    /// The most to read from the store, in bytes per second, all parts together.
+    pub max_rate_bytes: Option<u64>,
     /// Only say what would be done.
     pub plan: bool,
     /// Write recovery settings; false for files only.

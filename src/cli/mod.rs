@@ -20,6 +20,7 @@ pub mod quantity;
 pub mod run;
 pub mod status;
 mod store;
+mod values;
 pub mod verify;
 pub mod wal_archive_all;
 mod wal_restore;

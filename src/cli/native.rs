@@ -21,6 +21,7 @@ use super::status::{HostArgs, StatusArgs};
 use super::wal_archive_all::{DEFAULT_JOBS, WalArchiveAllArgs};
 use super::zone::Zone;
 use super::{log, output};
+use crate::commands::memory;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Two workers keep a disk and a network busy without starving the server they run beside.
@@ -280,10 +281,11 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
             compression: merged.backup.compression.choice(),
             fast: merged.backup.fast.unwrap_or(false),
             max_rate_bytes: merged.backup.max_rate_bytes,
+            max_memory_bytes: merged.max_memory_bytes.unwrap_or(memory::DEFAULT_BYTES),
             part_size_bytes: merged.backup.part_size_bytes.unwrap_or(DEFAULT_PART_SIZE_BYTES),
             wal_timeout: merged.backup.wal_timeout.unwrap_or(DEFAULT_WAL_TIMEOUT),
         }),
-        Words::Restore(options) => Command::Restore(Box::new(restore_args(*options, merged.restore_jobs, local)?)),
+        Words::Restore(options) => Command::Restore(Box::new(restore_args(*options, &merged, local)?)),
         Words::Expire(options) => Command::Expire(options.args(merged.expire)?),
         Words::Delete(options) => Command::Delete(options.args(merged.expire)),
         Words::Keep(options) => Command::Keep(options.args()),
@@ -293,7 +295,7 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
             metrics: options.metrics,
             host: options.host.then_some(HostArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
         }),
-        Words::Verify(args) => Command::Verify(args),
+        Words::Verify(args) => Command::Verify(args.within(merged.max_memory_bytes)),
         Words::Check(_) => Command::Check(CheckArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
         Words::Completions { .. } | Words::InstallLinks { .. } | Words::Version => {
             return Err(Error::new(ErrorKind::Bug, "a command without a store came to one with a store"));
@@ -301,7 +303,7 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
     })
 }
 
-fn restore_args(options: RestoreOptions, jobs: Option<usize>, local: Zone) -> Result<RestoreArgs> {
+fn restore_args(options: RestoreOptions, merged: &Layer, local: Zone) -> Result<RestoreArgs> {
     let mut tablespaces = BTreeMap::new();
     for (name, directory) in options.tablespaces {
         if tablespaces.insert(name.clone(), absolute(&directory)?).is_some() {
@@ -314,7 +316,11 @@ fn restore_args(options: RestoreOptions, jobs: Option<usize>, local: Zone) -> Re
         backup: options.backup,
         request: options.target.request(local)?,
         tablespaces,
-        jobs: jobs.unwrap_or((2 * cores).min(MAX_DEFAULT_RESTORE_JOBS)),
+        jobs: memory::for_readers(
+            merged.max_memory_bytes.unwrap_or(memory::DEFAULT_BYTES),
+            merged.restore_jobs.unwrap_or((2 * cores).min(MAX_DEFAULT_RESTORE_JOBS)),
+        ),
+        max_rate_bytes: merged.restore_max_rate_bytes,
         plan: options.plan,
         recovery: !options.no_recovery,
         pg_bindir: options.pg_bindir.as_deref().map(absolute).transpose()?,

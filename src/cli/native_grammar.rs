@@ -241,6 +241,9 @@ pub(super) struct BackupOptions {
     /// Upload at most this much a second, as 50MiB
     #[arg(long, value_name = "SIZE", value_parser = config::max_rate)]
     pub max_rate: Option<u64>,
+    /// Hold at most this much in memory, whatever the jobs [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = config::max_memory)]
+    pub max_memory: Option<usize>,
     /// Size of one upload request, 5MiB to 512MiB [default: 8MiB]
     #[arg(long, value_name = "SIZE", value_parser = config::part_size)]
     pub part_size: Option<u64>,
@@ -263,6 +266,12 @@ pub(super) struct RestoreOptions {
     /// Parts to fetch at once [default: twice the cores, 8 at most]
     #[arg(long, value_name = "N", value_parser = config::jobs)]
     pub jobs: Option<usize>,
+    /// Download at most this much a second, as 50MiB
+    #[arg(long, value_name = "SIZE", value_parser = config::max_rate)]
+    pub max_rate: Option<u64>,
+    /// Hold at most this much in memory, whatever the jobs [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = config::max_memory)]
+    pub max_memory: Option<usize>,
     /// Say what would be done, and touch nothing
     #[arg(long)]
     pub plan: bool,
@@ -362,15 +371,22 @@ impl Cli {
                 layer.wal.codec = options.compression;
                 layer.wal_restore.jobs = options.jobs;
             }
-            Words::Backup(options) => layer.backup = options.layer()?,
-            Words::Restore(options) => layer.restore_jobs = options.jobs,
+            Words::Backup(options) => {
+                layer.backup = options.layer()?;
+                layer.max_memory_bytes = options.max_memory;
+            }
+            Words::Restore(options) => {
+                layer.restore_jobs = options.jobs;
+                layer.restore_max_rate_bytes = options.max_rate;
+                layer.max_memory_bytes = options.max_memory;
+            }
+            Words::Verify(options) => layer.max_memory_bytes = options.max_memory,
             Words::Check(options) => layer.backup = options.layer()?,
             Words::Expire(options) => layer.expire = options.layer(),
             Words::Delete(options) => layer.expire.minimum_redundancy = options.minimum_redundancy,
             Words::List
             | Words::Show { .. }
             | Words::Status(_)
-            | Words::Verify(_)
             | Words::Keep(_)
             | Words::Completions { .. }
             | Words::InstallLinks { .. }

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use super::invocation::{BackupArgs, CompressionChoice, Settings, WalArchiveArgs, WalRestoreArgs};
 use crate::commands::archive::{ContentCheck, IfOther, WalCompression};
 use crate::commands::backup::{BackupRequest, Naming, WalWait};
+use crate::commands::memory;
 use crate::commands::wal_archive::WalArchiveRequest;
 use crate::commands::wal_restore::{BackupHistories, PartialPolicy, WalRestoreRequest};
 use crate::error::{Error, Result};
@@ -47,21 +48,32 @@ pub(super) fn backup(
     env: &BTreeMap<String, String>,
     now: DateTime<Utc>,
 ) -> Result<BackupRequest> {
+    let wanted = usize::try_from(args.part_size_bytes)
+        .map_err(|_| Error::usage("the part size is larger than this machine's memory"))?;
+    let CompressionChoice { codec, level } = args.compression;
+    let buffers = memory::for_backup(args.max_memory_bytes, args.jobs, wanted, codec, level)?;
+    if (buffers.workers, buffers.part_size_bytes) != (args.jobs, wanted) {
+        tracing::warn!(
+            "memory leaves room for {} workers of {}, and parts of {} bytes of {wanted}: see --max-memory",
+            buffers.workers,
+            args.jobs,
+            buffers.part_size_bytes
+        );
+    }
     Ok(BackupRequest {
         conninfo: Conninfo::resolve(args.dbname.as_deref(), env)?,
         pgdata: args.pgdata,
         name: args.name,
         naming: Naming::in_utc(now),
-        jobs: args.jobs,
+        jobs: buffers.workers,
         compression: args.compression.codec,
         level: args.compression.level,
         wal_compression: wal_compression(settings.wal_compression),
         fast: args.fast,
         max_rate_bytes_per_s: args.max_rate_bytes,
         has_loose_rate: false,
-        part_size_bytes: usize::try_from(args.part_size_bytes)
-            .map_err(|_| Error::usage("the part size is larger than this machine's memory"))?,
-        part_memory_bytes: None,
+        part_size_bytes: buffers.part_size_bytes,
+        part_memory_bytes: Some(buffers.workers * buffers.part_size_bytes * buffers.parts_in_memory),
         max_tar_bytes: None,
         configuration: Form::FitForCopy,
         with_logs: true,

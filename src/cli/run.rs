@@ -128,6 +128,7 @@ async fn restore_backup(
         target: args.request,
         tablespaces: args.tablespaces,
         jobs: args.jobs,
+        max_rate_bytes_per_s: args.max_rate_bytes,
         with_recovery: args.recovery,
         keep_archiving: args.keep_archiving,
         restore_command: settings::restore_command(&words, " %f \"%p\""),

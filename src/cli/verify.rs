@@ -12,6 +12,7 @@ use super::quantity::{parse_duration, parse_size};
 use super::run::Surroundings;
 use super::store::{Traffic, open};
 use super::{config, exit_code, output};
+use crate::commands::memory;
 use crate::commands::progress::Progress;
 use crate::commands::verify::{VerifyRequest, Which, verify};
 use crate::domain::segment::SegmentSize;
@@ -49,12 +50,20 @@ pub struct VerifyArgs {
     /// Download at most this much a second, as 50MiB
     #[arg(long, value_name = "SIZE", value_parser = config::max_rate)]
     max_rate: Option<u64>,
+    /// Hold at most this much in memory, whatever the jobs [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = config::max_memory)]
+    pub(super) max_memory: Option<usize>,
     /// Record nothing in the store, for credentials that may only read
     #[arg(long)]
     no_record: bool,
 }
 
 impl VerifyArgs {
+    /// With what all settings together allow in memory.
+    pub(super) fn within(self, max_memory: Option<usize>) -> Self {
+        Self { max_memory, ..self }
+    }
+
     fn request(self, now: DateTime<Utc>) -> VerifyRequest {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         VerifyRequest {
@@ -67,7 +76,10 @@ impl VerifyArgs {
             max_age: self.max_age,
             sample: self.sample,
             max_duration: self.max_duration,
-            jobs: self.jobs.unwrap_or((2 * cores).min(MAX_DEFAULT_JOBS)),
+            jobs: memory::for_readers(
+                self.max_memory.unwrap_or(memory::DEFAULT_BYTES),
+                self.jobs.unwrap_or((2 * cores).min(MAX_DEFAULT_JOBS)),
+            ),
             max_rate_bytes_per_s: self.max_rate,
             record: !self.no_record,
             now,

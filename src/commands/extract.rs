@@ -18,6 +18,7 @@ use crate::commands::interrupt::{Interrupt, Interruptible};
 use crate::commands::object_stream::{PartToFetch, VerifiedObject};
 use crate::commands::ownership::Owner;
 use crate::commands::progress::Progress;
+use crate::commands::rate_limit::{Paced, RateLimit};
 use crate::disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::keys::PartFamily;
@@ -44,6 +45,8 @@ pub(crate) struct Extraction {
     pub(crate) jobs: usize,
     /// Which permissions the members get.
     pub(crate) modes: Modes,
+    /// How fast parts may come.
+    pub(crate) rate: RateLimit,
     pub(crate) interrupt: Interrupt,
     pub(crate) progress: Arc<Progress>,
     pub(crate) runtime: Handle,
@@ -146,7 +149,8 @@ impl Extraction {
             .get(&part.family)
             .ok_or_else(|| Error::corrupt("the backup lists no tablespace of this number"))?;
         let object = VerifiedObject::open(&self.runtime, &self.archive, part);
-        let mut tar = TarReader::new(compression::decoder(part.codec, object.reader())?);
+        let paced = Paced { content: object.reader(), rate: &self.rate, interrupt: &self.interrupt };
+        let mut tar = TarReader::new(compression::decoder(part.codec, paced)?);
         let is_data = part.family == PartFamily::Data;
         let buffer = vec![0; WRITE_BYTES];
         let place = Place { part: part.number, member: 0 };

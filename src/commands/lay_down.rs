@@ -11,6 +11,7 @@ use crate::commands::extract::Modes;
 use crate::commands::interrupt::Interrupt;
 use crate::commands::parts;
 use crate::commands::progress::Progress;
+use crate::commands::rate_limit::RateLimit;
 use crate::commands::target_directory;
 use crate::commands::unpack::{self, Destination, Fetch};
 use crate::domain::backup::{Backup, BackupStatus, Tablespace};
@@ -101,7 +102,13 @@ pub async fn lay_down(
     let destination = Destination { directory: &directory, tablespaces: &tablespaces };
     let mut interrupt = Interrupt::listen()?;
     progress.phase("fetch", backup.cluster_size_bytes.unwrap_or(0));
-    let fetch = Fetch { parts: found, jobs: request.jobs, modes: Modes::OfSource, progress: Arc::clone(&progress) };
+    let fetch = Fetch {
+        parts: found,
+        jobs: request.jobs,
+        rate: RateLimit::default(),
+        modes: Modes::OfSource,
+        progress: Arc::clone(&progress),
+    };
     let unfinished = |error| unpack::unfinished(error, &backup.id, &directory);
     let leftover = destination.fetch(archive, fetch, &mut interrupt).await.map_err(unfinished)?;
     progress.phase("finish", 0);

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::codec::digest::{Sha256, Sha256Builder};
 use crate::codec::local_failure;
 use crate::commands::interrupt::Interrupt;
+use crate::commands::rate_limit::RateLimit;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Metadata, Store, Upload};
 
@@ -27,22 +28,16 @@ const PARTS_IN_FLIGHT: usize = 2;
 pub const PARTS_IN_MEMORY: usize = PARTS_IN_FLIGHT + 2;
 
 /// With fewer, nothing could be filled while a part is on its way.
-const FEWEST_PARTS_IN_MEMORY: usize = 2;
+pub(crate) const FEWEST_PARTS_IN_MEMORY: usize = 2;
 
 /// More threads than this only take turns.
 const MOST_WORKERS: usize = 64;
 
 /// S3 takes no smaller part but the last.
-const SMALLEST_PART_BYTES: usize = 5 << 20;
-
-/// What a limit on the rate lets through at once.
-const PACE_BYTES: usize = 64 << 10;
+pub(crate) const SMALLEST_PART_BYTES: usize = 5 << 20;
 
 /// How long an upload that is given up waits for the parts that are on their way.
 const LAST_PARTS_MAY_TAKE: Duration = Duration::from_secs(5);
-
-/// A rate limit sleeps no longer than this before it asks whether to stop.
-const LONGEST_NAP: Duration = Duration::from_millis(200);
 
 /// Parts on their way.
 type Sending = FuturesUnordered<BoxFuture<'static, Result<()>>>;
@@ -342,61 +337,6 @@ async fn send_parts(
 
 fn given_up(key: &str) -> Error {
     Error::new(ErrorKind::Interrupted, format!("the upload of object \"{key}\" was given up"))
-}
-
-/// A limit on bytes per second shared by everything that uploads; cloning shares it.
-#[derive(Debug, Clone, Default)]
-pub struct RateLimit {
-    bytes_per_s: Option<u64>,
-    /// Whether every object has the rate for itself, and whole parts of it are held back only.
-    is_loose: bool,
-    /// When the bytes let through so far will have passed at the rate.
-    free_at: Arc<std::sync::Mutex<Option<Instant>>>,
-}
-
-impl RateLimit {
-    /// At most `bytes_per_s`; no limit when none.
-    #[must_use]
-    pub fn new(bytes_per_s: Option<u64>) -> Self {
-        Self { bytes_per_s, ..Self::default() }
-    }
-
-    /// As Barman 3.19.1 counts: each object by itself, between its parts, so that one with a single part is not held back.
-    #[must_use]
-    pub fn loose(bytes_per_s: Option<u64>) -> Self {
-        Self { bytes_per_s, is_loose: true, ..Self::default() }
-    }
-
-    /// What holds for one more object.
-    pub(crate) fn of_another_object(&self) -> Self {
-        if self.is_loose { Self::loose(self.bytes_per_s) } else { self.clone() }
-    }
-
-    fn pace_bytes(&self, part_size_bytes: usize) -> usize {
-        if self.is_loose { part_size_bytes } else { PACE_BYTES }
-    }
-
-    /// Sleeps until `bytes` more may pass; the error says that nothing more is to.
-    pub(crate) fn wait_for(&self, bytes: usize, interrupt: &Interrupt) -> Result<()> {
-        let Some(rate) = self.bytes_per_s.filter(|rate| *rate > 0) else { return Ok(()) };
-        #[allow(clippy::cast_precision_loss, reason = "a rate limit needs no more than 53 bits")]
-        let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);
-        let now = Instant::now();
-        let begins = {
-            let mut free_at = self.free_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let begins = free_at.map_or(now, |at| at.max(now));
-            *free_at = Some(begins + takes);
-            begins
-        };
-        loop {
-            interrupt.check()?;
-            let left = begins.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::sleep(left.min(LONGEST_NAP));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::commands::interrupt::Interrupt;
 use crate::commands::last_commit::{LastCommit, Outlook, outlook};
 use crate::commands::parts::{self, BackupParts};
 use crate::commands::progress::Progress;
+use crate::commands::rate_limit::RateLimit;
 use crate::commands::target_directory::{self, Spaces};
 use crate::commands::unpack::{self, Destination, Fetch};
 use crate::disk;
@@ -37,6 +38,8 @@ pub struct RestoreRequest {
     pub tablespaces: BTreeMap<String, PathBuf>,
     /// Parts fetched at the same time.
     pub jobs: usize,
+    /// The most to read from the store, in bytes per second, all parts together.
+    pub max_rate_bytes_per_s: Option<u64>,
     /// Whether recovery settings are written; without them the files are only laid down.
     pub with_recovery: bool,
     /// Whether the copy keeps its archive settings instead of `archive_mode = off`.
@@ -196,6 +199,7 @@ pub async fn restore(
     let fetch = Fetch {
         parts: prepared.fetch.parts.clone(),
         jobs: request.jobs,
+        rate: RateLimit::new(request.max_rate_bytes_per_s),
         modes: Modes::ForPostgres,
         progress: Arc::clone(&progress),
     };

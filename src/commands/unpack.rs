@@ -15,6 +15,7 @@ use crate::commands::interrupt::Interrupt;
 use crate::commands::object_stream::PartToFetch;
 use crate::commands::ownership::Owner;
 use crate::commands::progress::Progress;
+use crate::commands::rate_limit::RateLimit;
 use crate::disk;
 use crate::domain::backup::{Backup, BackupId, Tablespace};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +34,7 @@ pub(crate) struct Destination<'a> {
 pub(crate) struct Fetch {
     pub(crate) parts: Vec<PartToFetch>,
     pub(crate) jobs: usize,
+    pub(crate) rate: RateLimit,
     pub(crate) modes: Modes,
     pub(crate) progress: Arc<Progress>,
 }
@@ -52,6 +54,7 @@ impl Destination<'_> {
             roots,
             jobs: fetch.jobs,
             modes: fetch.modes,
+            rate: fetch.rate,
             interrupt: interrupt.clone(),
             progress: fetch.progress,
             runtime: Handle::current(),

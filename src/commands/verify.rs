@@ -9,8 +9,8 @@ use tokio::runtime::Handle;
 
 use crate::commands::archive::Archive;
 use crate::commands::interrupt::Interrupt;
-use crate::commands::part_upload::RateLimit;
 use crate::commands::progress::Progress;
+use crate::commands::rate_limit::RateLimit;
 use crate::commands::survey::{Survey, Surveyed, survey_with};
 use crate::commands::verify_backup::{BackupLook, look_at};
 use crate::commands::verify_history::{Recorder, VerifyHistory};

@@ -101,7 +101,6 @@ fn usage_errors_exit_with_3_and_help_with_0() {
         "list -o yaml",
         "wal-archive",
         "wal-archive a --all pg_wal",
-        "wal-archive a --jobs 2",
         "wal-archive --all pg_wal --jobs 65",
         "wal-archive a --compression rar",
         "wal-archive a --compression-level high",
@@ -236,6 +235,7 @@ fn defaults_are_as_documented() {
             compression: zstd,
             fast: false,
             max_rate_bytes: None,
+            max_memory_bytes: 256 << 20,
             part_size_bytes: 8 << 20,
             wal_timeout: Duration::from_mins(10),
         }
