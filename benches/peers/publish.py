@@ -1,6 +1,8 @@
 """Puts a run's results into docs/performance.md and its chart beside it, so that no number there was ever typed.
 
-    python3 benches/peers/publish.py [RESULTS.jsonl]      the newest in benches/peers/results/ when none is named
+    python3 benches/peers/publish.py [RESULTS.jsonl]...      the newest in benches/peers/results/ when none is named
+
+Several are shown one after the other, each with its own circumstances; nothing is reckoned across them.
 """
 
 import json
@@ -17,24 +19,30 @@ BEGIN, END = "<!-- results: written by benches/peers/publish.py -->", "<!-- end 
 
 def main() -> None:
     """Rewrites what stands between the two marks."""
-    results = Path(sys.argv[1]) if len(sys.argv) > 1 else max((HERE / "results").glob("peers-*.jsonl"))
-    first, *runs = [json.loads(line) for line in results.read_text().splitlines()]
-    about = first["about"]
+    files = [Path(name) for name in sys.argv[1:]] or [max((HERE / "results").glob("peers-*.jsonl"))]
     page = DOCS / "performance.md"
     before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}\n\n{block(about, runs, results.stem)}\n\n{END}{after}")
-    (DOCS / "performance.svg").write_text(chart.svg(about, runs))
+    blocks, charted, first = [], [], None
+    for results in files:
+        head, *runs = [json.loads(line) for line in results.read_text().splitlines()]
+        blocks.append(block(head["about"], runs, results.stem))
+        first = first or head["about"]
+        known = {run["row"] for run in charted}
+        charted += [run for run in runs if run["row"] not in known]
+    (DOCS / "performance.svg").write_text(chart.svg(first, charted))
+    body = "\n\n".join(["![times beside barback](performance.svg)", *blocks])
+    page.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
 
 
 def block(about: dict, runs: list[dict], stem: str) -> str:
-    """The chart, what is lost, every bar and every row; the commands stay with the raw results."""
+    """What is lost, every bar and every row of one run; the commands stay with the raw results."""
     medians = report.Medians(runs)
     raw = f"../benches/peers/results/{stem}"
     lost = [f"- {loss}." for loss in report.losses(medians)] or ["Nothing in this run."]
-    parts = [report.heading(about), f"[Commands]({raw}.md), [every measurement]({raw}.jsonl).", ""]
-    parts += ["![times beside barback](performance.svg)", "", "### Where we lose", "", *lost, ""]
-    parts += ["### Every bar", "", *report.bar_table(medians), "", "### Every row", "", *report.row_table(medians)]
+    parts = [f"### {stem}", "", report.heading(about), f"[Commands]({raw}.md), [every measurement]({raw}.jsonl).", ""]
+    parts += ["#### Where we lose", "", *lost, ""]
+    parts += ["#### Every bar", "", *report.bar_table(medians), "", "#### Every row", "", *report.row_table(medians)]
     return "\n".join(parts)
 
 
