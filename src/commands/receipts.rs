@@ -1,18 +1,16 @@
 //! What this host knows to be in the store because the store said so: the answer to the archiver's next calls.
 
 use std::fs::{self, File};
-use std::hash::Hasher;
-use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use twox_hash::XxHash3_64;
 
-use crate::codec::digest::Sha256;
-use crate::commands::seal::Sealed;
+use crate::codec::digest::{CHECKSUM_PIECE_BYTES, Checksum, Sha256};
+use crate::commands::seal::{FIRST_PAGE_BYTES, Sealed};
 use crate::disk::{self, FileMark};
 use crate::domain::segment::SegmentName;
 use crate::error::{Error, Result};
@@ -24,9 +22,6 @@ const BELIEVED_FOR: Duration = Duration::from_mins(10);
 
 /// A receipt has some 600 bytes.
 const RECEIPT_LIMIT_BYTES: u64 = 8 << 10;
-
-/// How much of a segment is read at once when its content is looked at again.
-const PIECE_BYTES: usize = 128 << 10;
 
 /// The receipts of one `pg_wal` for one archive: a directory of small files that may vanish at any time, at the price of a
 /// request each.
@@ -44,7 +39,7 @@ struct Receipt {
     segment: String,
     key: String,
     sha256: String,
-    /// XXH3 of the content.
+    /// [`Checksum`] of the content.
     checksum: u64,
     length: u64,
     system_identifier: String,
@@ -147,27 +142,45 @@ fn is_ours(path: &Path, is_kind: impl FnOnce(&fs::Metadata) -> bool) -> bool {
 
 /// Whether the file still holds what the receipt says, byte by byte.
 fn content_is(receipt: &Receipt, segment: SegmentName, path: &Path) -> bool {
-    let check = || -> std::io::Result<bool> {
-        let mut file = File::open(path)?;
-        let (mut piece, mut checksum, mut length) = (vec![0; PIECE_BYTES], XxHash3_64::new(), 0);
-        loop {
-            // A regular file gives all that is asked for, but at its end.
-            let read = match file.read(&mut piece) {
-                Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => continue,
-                outcome => outcome?,
-            };
-            if read == 0 {
-                return Ok((checksum.finish(), length) == (receipt.checksum, receipt.length));
-            }
-            if length == 0 {
-                let cluster = proof::check_segment(segment, &piece[..read], receipt.length, None);
-                if !cluster.is_ok_and(|cluster| cluster.to_string() == receipt.system_identifier) {
-                    return Ok(false);
-                }
-            }
-            checksum.write(&piece[..read]);
-            length += read as u64;
+    let check = || -> Result<bool> {
+        let (page, length) = disk::read_beginning(path, FIRST_PAGE_BYTES)?;
+        let cluster = proof::check_segment(segment, &page, length, None)?;
+        if cluster.to_string() != receipt.system_identifier || length != receipt.length {
+            return Ok(false);
         }
+        let file = File::open(path).map_err(|cause| Error::local("read file", path, cause))?;
+        let checksum = checksum_of(&file, length).map_err(|cause| Error::local("read file", path, cause))?;
+        Ok(checksum == receipt.checksum)
     };
     check().unwrap_or(false)
+}
+
+/// The checksum of a file of `length` bytes, one half of it made by another thread: the archiver waits for it.
+fn checksum_of(file: &File, length: u64) -> std::io::Result<u64> {
+    let pieces = length.div_ceil(CHECKSUM_PIECE_BYTES as u64);
+    let of_pieces = |range: Range<u64>| -> std::io::Result<Vec<u64>> {
+        let mut buffer = vec![0; CHECKSUM_PIECE_BYTES];
+        let each = range.map(|number| {
+            let begin = number * CHECKSUM_PIECE_BYTES as u64;
+            let left = usize::try_from(length - begin).unwrap_or(usize::MAX).min(buffer.len());
+            let piece = &mut buffer[..left];
+            file.read_exact_at(piece, begin)?;
+            Ok(Checksum::of_piece(piece))
+        });
+        each.collect()
+    };
+    let half = pieces / 2;
+    let (first, second) = std::thread::scope(|scope| {
+        let beside = std::thread::Builder::new().spawn_scoped(scope, || of_pieces(half..pieces));
+        let first = of_pieces(0..half);
+        let second = match beside {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // Without a second thread the first does it all.
+            Err(_) => of_pieces(half..pieces),
+        };
+        (first, second)
+    });
+    let mut checksum = Checksum::default();
+    first?.into_iter().chain(second?).for_each(|piece| checksum.add(piece));
+    Ok(checksum.finish())
 }

@@ -1,17 +1,14 @@
 //! A WAL file on its way into the archive: read once, and on that way checked, digested and compressed.
 
 use std::fs::File;
-use std::hash::Hasher;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use twox_hash::XxHash3_64;
-
 use crate::codec::compression;
-use crate::codec::digest::{Sha256, Sha256Builder};
+use crate::codec::digest::{CHECKSUM_PIECE_BYTES, Checksum, Sha256, Sha256Builder};
 use crate::commands::archive::{ContentCheck, WAL_LIMIT_BYTES, WalCompression};
 use crate::disk::{self, FileMark};
 use crate::domain::cluster::SystemIdentifier;
@@ -23,10 +20,10 @@ use crate::layout::content_facts::ContentFacts;
 use crate::wal::proof;
 
 /// The size of a WAL page (`XLOG_BLCKSZ`); its header lies in the first bytes, whatever the size.
-const FIRST_PAGE_BYTES: u64 = 8192;
+pub(crate) const FIRST_PAGE_BYTES: u64 = 8192;
 
 /// How much of a segment is in memory before it is compressed, and in how many pieces.
-const PIECE_BYTES: u64 = 256 << 10;
+const PIECE_BYTES: u64 = CHECKSUM_PIECE_BYTES as u64;
 const PIECES_WAITING: usize = 2;
 
 /// A WAL file ready to be put.
@@ -36,7 +33,7 @@ pub(crate) struct Sealed {
     pub(crate) content: Vec<u8>,
     /// What it is.
     pub(crate) facts: ContentFacts,
-    /// XXH3 of the content: ten times quicker to make again than its digest.
+    /// Its [`Checksum`]: much quicker to make again than its digest.
     pub(crate) checksum: u64,
     /// The file it was read from, in the state it was read in; none when it changed meanwhile.
     pub(crate) mark: Option<FileMark>,
@@ -164,13 +161,13 @@ struct Digests {
 #[derive(Default)]
 struct Builder {
     sha256: Sha256Builder,
-    checksum: XxHash3_64,
+    checksum: Checksum,
 }
 
 impl Builder {
     fn update(&mut self, piece: &[u8]) {
         self.sha256.update(piece);
-        self.checksum.write(piece);
+        self.checksum.update(piece);
     }
 
     fn finish(self) -> Digests {
