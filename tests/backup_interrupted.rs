@@ -125,6 +125,7 @@ fn a_backup_whose_store_lost_a_part_is_never_called_done() {
         s3.heal();
         assert_eq!(finished.code(), 4, "{}", finished.stderr);
         assert!(finished.stderr.contains(complaint), "{}", finished.stderr);
+        assert!(finished.stderr.contains("HINT: The store lost what it had confirmed"), "{}", finished.stderr);
         assert_eq!(list_backups(&env).last().unwrap()["status"], "FAILED");
         assert_server_is_free(&cluster);
     }

@@ -16,6 +16,7 @@ use barback::commands::backup::{
     self, BackupDone, BackupFailure, BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, Stage, WalWait,
 };
 use barback::commands::lay_down::{LaidDown, LayDownFailure, LayDownRequest, lay_down};
+use barback::commands::memory::Buffers;
 use barback::commands::progress::Progress;
 use barback::domain::backup::BackupStatus;
 use barback::domain::barman_choice::{Refusal, TargetWords, Wanted};
@@ -247,14 +248,23 @@ fn a_failure_at_the_very_end_leaves_a_record_without_an_end() {
     assert_eq!(refusal(site.lay_down("auto", &site.dir.join("copy")).unwrap_err()), Refusal::NoCandidate);
 }
 
+/// What `barman-cloud-backup` gives to so many jobs, in parts of 10 MiB.
+fn frugal(jobs: usize) -> Buffers {
+    Buffers::within(2 * FRUGAL_MEMORY_PER_JOB_BYTES, jobs, 10 << 20)
+}
+
 #[test]
 fn a_limit_on_the_rate_holds_for_a_single_small_part_too() {
     let Some(version) = Postgres::newest() else { return };
     let site = Site::with_guests(&version);
     let rate = 1 << 20;
     let begun = Instant::now();
-    let request =
-        BackupRequest { compression: Compression::Lz4, max_rate_bytes_per_s: Some(rate), jobs: 1, ..site.request() };
+    let request = BackupRequest {
+        compression: Compression::Lz4,
+        max_rate_bytes_per_s: Some(rate),
+        buffers: frugal(1),
+        ..site.request()
+    };
     let done = site.back_up(request).unwrap();
     let seconds = begun.elapsed().as_secs_f64();
     let allowed = seconds * f64::from(u32::try_from(rate).unwrap()) + f64::from(1 << 18);
@@ -494,15 +504,13 @@ impl Site {
             pgdata: None,
             name: None,
             naming: Naming::as_barman(Utc::now().naive_utc()),
-            jobs: 2,
+            buffers: frugal(2),
             compression: Compression::Gzip,
             level: None,
             wal_compression: WalCompression { codec: Compression::Gzip, level: None },
             fast: true,
             max_rate_bytes_per_s: None,
             has_loose_rate: false,
-            part_size_bytes: 10 << 20,
-            part_memory_bytes: Some(2 * FRUGAL_MEMORY_PER_JOB_BYTES),
             max_tar_bytes: Some(100 << 30),
             configuration: Form::AsItIs,
             with_logs: false,

@@ -260,7 +260,7 @@ fn postgresql_s_archiver_gets_through_its_queue_and_everything_can_be_recovered(
         cluster.psql("SELECT pg_reload_conf()");
         cluster.pgbench(&["-i", "-s", "2", "-q"]);
         // Segments have piled up; from here on they are archived while more come.
-        let command = command.replace("wal-archive", "-v wal-archive --jobs 4");
+        let command = command.replace("wal-archive", "-vv wal-archive --jobs 4");
         cluster.psql(&format!("ALTER SYSTEM SET archive_command = '{command}'"));
         cluster.psql("SELECT pg_reload_conf()");
         cluster.pgbench(&["-c", "2", "-T", "3", "-n"]);
@@ -271,6 +271,7 @@ fn postgresql_s_archiver_gets_through_its_queue_and_everything_can_be_recovered(
         let verified = site.barback(&["verify", "--all", "--deep"]).success().stdout;
         assert!(verified.contains("Passed"), "{verified}");
         assert!(!cluster.log().contains("could not archive"), "{}", cluster.log());
+        assert!(cluster.log().contains("was archived by an earlier call"), "nothing rode along: {}", cluster.log());
     });
 }
 

@@ -61,7 +61,7 @@ pub struct Settings {
     pub config_path: Option<PathBuf>,
     /// Options that give another process these same store settings; see [`restore_command_argv`].
     pub(super) handed_on: Vec<OsString>,
-    /// The `--jobs` of the `restore_command` of a copy; none where the configuration file says it.
+    /// The `--jobs` of the `restore_command` of a copy; none where the configuration file says it, and where no copy is made.
     pub(super) wal_restore_jobs: Option<usize>,
 }
 

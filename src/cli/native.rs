@@ -149,7 +149,9 @@ fn invocation(cli: Cli, env: &BTreeMap<String, String>, local: Zone, default_con
     let explicit_config = config_path.as_deref().filter(|_| explicit);
     let wal_restore_jobs = match (said.wal_restore.jobs, file.wal_restore.jobs) {
         (None, Some(_)) => None,
-        (said, None | Some(_)) => Some(said.unwrap_or_else(jobs_of_a_copy)),
+        // Counting cores takes longer than all else here, and most calls archive WAL.
+        (None, None) if !matches!(run, Words::Restore(_)) => None,
+        (said, _) => Some(said.unwrap_or_else(jobs_of_a_copy)),
     };
     let handed_on = hand_on(&store, explicit_config, |says| !says(&said) && says(&file));
     let settings = Settings {

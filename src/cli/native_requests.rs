@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use super::invocation::{BackupArgs, CompressionChoice, Settings, WalArchiveArgs, WalRestoreArgs};
 use crate::commands::archive::{ContentCheck, IfOther, WalCompression};
 use crate::commands::backup::{BackupRequest, Naming, WalWait};
-use crate::commands::memory;
+use crate::commands::memory::{self, Buffers};
 use crate::commands::wal_archive::WalArchiveRequest;
 use crate::commands::wal_restore::{BackupHistories, PartialPolicy, WalRestoreRequest};
 use crate::error::{Error, Result};
@@ -52,28 +52,19 @@ pub(super) fn backup(
         .map_err(|_| Error::usage("the part size is larger than this machine's memory"))?;
     let CompressionChoice { codec, level } = args.compression;
     let buffers = memory::for_backup(args.max_memory_bytes, args.jobs, wanted, codec, level)?;
-    if (buffers.workers, buffers.part_size_bytes) != (args.jobs, wanted) {
-        tracing::warn!(
-            "memory leaves room for {} workers of {}, and parts of {} bytes of {wanted}: see --max-memory",
-            buffers.workers,
-            args.jobs,
-            buffers.part_size_bytes
-        );
-    }
+    say_what_gave_way(&buffers, args.jobs, wanted);
     Ok(BackupRequest {
         conninfo: Conninfo::resolve(args.dbname.as_deref(), env)?,
         pgdata: args.pgdata,
         name: args.name,
         naming: Naming::in_utc(now),
-        jobs: buffers.workers,
+        buffers,
         compression: args.compression.codec,
         level: args.compression.level,
         wal_compression: wal_compression(settings.wal_compression),
         fast: args.fast,
         max_rate_bytes_per_s: args.max_rate_bytes,
         has_loose_rate: false,
-        part_size_bytes: buffers.part_size_bytes,
-        part_memory_bytes: Some(buffers.workers * buffers.part_size_bytes * buffers.parts_in_memory),
         max_tar_bytes: None,
         configuration: Form::FitForCopy,
         with_logs: true,
@@ -82,6 +73,16 @@ pub(super) fn backup(
         wal_timeout: args.wal_timeout,
         now,
     })
+}
+
+/// Fewer workers or smaller parts than were asked for, for want of memory.
+pub(super) fn say_what_gave_way(buffers: &Buffers, jobs: usize, part_size_bytes: usize) {
+    let Buffers { workers, part_size_bytes: size, .. } = *buffers;
+    if workers < jobs || size < part_size_bytes {
+        tracing::warn!(
+            "memory leaves room for {workers} workers of {jobs}, and for parts of {size} bytes of {part_size_bytes}"
+        );
+    }
 }
 
 pub(super) fn wal_compression(choice: CompressionChoice) -> WalCompression {

@@ -226,9 +226,7 @@ fn plan_view(prepared: &PreparedRestore, request: &RestoreRequest) -> PlanView {
 
 /// One file at a time needs no threads, and starting them costs more than the file.
 pub(super) fn single_threaded() -> Result<Runtime> {
-    // Each thread keeps memory that it has used once.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from) + 1;
-    Builder::new_current_thread().max_blocking_threads(threads).enable_all().build().map_err(|cause| no_runtime(&cause))
+    Builder::new_current_thread().enable_all().build().map_err(|cause| no_runtime(&cause))
 }
 
 pub(super) fn multi_threaded() -> Result<Runtime> {
@@ -236,20 +234,29 @@ pub(super) fn multi_threaded() -> Result<Runtime> {
 }
 
 fn archive_wal(args: WalArchiveArgs, settings: &Settings, around: &Surroundings<'_>) -> Result<()> {
-    let ride_along = match args.jobs {
-        0 | 1 => None,
-        jobs => receipts(&settings.store, around.environment, &args.path)?.map(|receipts| RideAlong { jobs, receipts }),
-    };
-    let request = WalArchiveRequest { ride_along, ..native_requests::wal_archive(args, settings, around.now) };
+    let jobs = args.jobs;
+    let request = native_requests::wal_archive(args, settings, around.now);
+    let receipts = if jobs > 1 { receipts(&settings.store, around.environment, &request.path)? } else { None };
     // Before anything is set up to ask the store: while WAL piles up, most calls end here.
-    if request.is_done() {
+    if receipts.as_ref().is_some_and(|receipts| request.is_done(receipts)) {
         tracing::debug!("\"{}\" was archived by an earlier call", request.path.display());
         return Ok(());
     }
+    let (runtime, ride_along) = match receipts {
+        None => (single_threaded()?, None),
+        Some(receipts) => {
+            let compressing = std::thread::available_parallelism().map_or(1, usize::from);
+            // One more for the requested segment; each keeps memory that it has used once.
+            let mut builder = Builder::new_current_thread();
+            let runtime = builder.max_blocking_threads(compressing + 1).enable_all().build();
+            (runtime.map_err(|cause| no_runtime(&cause))?, Some(RideAlong { jobs, compressing, receipts }))
+        }
+    };
+    let request = WalArchiveRequest { ride_along, ..request };
     // The time a request may take is sized by what it moves; a file that cannot be looked at fails later.
     let bytes = std::fs::metadata(&request.path).map_or(SegmentSize::MAX.bytes(), |facts| facts.len());
     let traffic = Traffic { upload: bytes, download: bytes, writes: true };
-    single_threaded()?.block_on(async {
+    runtime.block_on(async {
         let archive = open(&settings.store, around.environment, traffic).await?;
         wal_archive(&archive, &request).await.map(drop)
     })

@@ -76,10 +76,8 @@ impl VerifyArgs {
             max_age: self.max_age,
             sample: self.sample,
             max_duration: self.max_duration,
-            jobs: memory::for_readers(
-                self.max_memory.unwrap_or(memory::DEFAULT_BYTES),
-                self.jobs.unwrap_or((2 * cores).min(MAX_DEFAULT_JOBS)),
-            ),
+            jobs: self.jobs.unwrap_or((2 * cores).min(MAX_DEFAULT_JOBS)),
+            max_memory_bytes: self.max_memory.unwrap_or(memory::DEFAULT_BYTES),
             max_rate_bytes_per_s: self.max_rate,
             record: !self.no_record,
             now,

@@ -55,7 +55,7 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 /// any failure and on SIGINT or SIGTERM the server leaves backup mode, open uploads are aborted and the backup is recorded
 /// as FAILED.
 ///
-/// Memory: (`jobs` + 1) × 4 × part size unless there is a limit, and the codecs' own; nothing is staged on disk. Needs a
+/// Memory: what `buffers` says, 10 MiB for the manifest, and the codecs' own; nothing is staged on disk. Needs a
 /// multi-threaded runtime. Errors: `Local` for PostgreSQL and the data directory, `Unreachable`, `Denied`,
 /// `Interrupted`; each with how far the backup had come.
 pub async fn backup(
@@ -96,7 +96,7 @@ pub async fn backup(
         archive,
         in_the_way,
         request: &request,
-        buffers: Buffers::within(request.part_memory_bytes, request.jobs, request.part_size_bytes),
+        buffers: request.buffers,
         session: &session,
         facts: &ready.facts,
         pgdata: ready.pgdata,
@@ -332,10 +332,6 @@ impl Run<'_> {
         let id = &record.id;
         let runtime = Handle::current();
         let Buffers { workers, part_size_bytes, parts_in_memory } = self.buffers;
-        if part_size_bytes < self.request.part_size_bytes {
-            let wanted = self.request.part_size_bytes;
-            tracing::warn!("parts are of {part_size_bytes} bytes and not of {wanted}, for which memory is too small");
-        }
         tracing::debug!("{workers} workers hold at most {parts_in_memory} parts of {part_size_bytes} bytes each");
         let rate = self.request.max_rate_bytes_per_s;
         let rate = if self.request.has_loose_rate { RateLimit::loose(rate) } else { RateLimit::new(rate) };

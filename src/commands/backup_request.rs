@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDateTime, Utc};
 
 use crate::commands::archive::{ContentCheck, WalCompression};
+use crate::commands::memory::Buffers;
 use crate::commands::wal_presence::WalShipped;
 use crate::domain::backup::{Backup, BackupId, BackupName};
 use crate::domain::compression::Compression;
@@ -29,8 +30,8 @@ pub struct BackupRequest {
     pub name: Option<BackupName>,
     /// What the backup calls itself.
     pub naming: Naming,
-    /// Workers that read, compress and upload.
-    pub jobs: usize,
+    /// How many workers read, compress and upload, and what each may hold.
+    pub buffers: Buffers,
     /// How parts are compressed.
     pub compression: Compression,
     /// At which level; the format's default when none.
@@ -43,10 +44,6 @@ pub struct BackupRequest {
     pub max_rate_bytes_per_s: Option<u64>,
     /// Whether each tar has that rate for itself, and is held back between its parts only (Barman 3.19.1).
     pub has_loose_rate: bool,
-    /// The size of one multipart-upload part.
-    pub part_size_bytes: usize,
-    /// The most that parts on their way may take in memory; `jobs` and `part_size_bytes` give way to it.
-    pub part_memory_bytes: Option<usize>,
     /// A tar that has come to more than this in the store, checked before each member, is closed and the next begun; it
     /// may be closed earlier, so that there are enough of them to restore in parallel. None: no such limit.
     pub max_tar_bytes: Option<u64>,

@@ -149,7 +149,7 @@ impl Extraction {
             .get(&part.family)
             .ok_or_else(|| Error::corrupt("the backup lists no tablespace of this number"))?;
         let object = VerifiedObject::open(&self.runtime, &self.archive, part);
-        let paced = Paced { content: object.reader(), rate: &self.rate, interrupt: &self.interrupt };
+        let paced = Paced { content: object.reader(), rate: &self.rate, interrupt: &self.interrupt, progress: None };
         let mut tar = TarReader::new(compression::decoder(part.codec, paced)?);
         let is_data = part.family == PartFamily::Data;
         let buffer = vec![0; WRITE_BYTES];

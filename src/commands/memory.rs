@@ -2,8 +2,10 @@
 
 use crate::codec::compression;
 use crate::commands::object_stream::READ_BYTES;
-use crate::commands::part_upload::{Buffers, FEWEST_PARTS_IN_MEMORY, PARTS_IN_MEMORY, SMALLEST_PART_BYTES};
+pub use crate::commands::part_upload::Buffers;
+use crate::commands::part_upload::{FEWEST_PARTS_IN_MEMORY, SMALLEST_PART_BYTES};
 use crate::domain::compression::Compression;
+use crate::domain::segment::SegmentSize;
 use crate::error::{Error, Result};
 
 /// What a command may hold when nothing else is said.
@@ -12,8 +14,9 @@ pub const DEFAULT_BYTES: usize = 256 << 20;
 /// Less than this is too little for one worker of any command.
 pub const LEAST_BYTES: usize = 80 << 20;
 
-/// The program itself, its sockets, and what it knows of the backup (measured: 22 to 30 MiB).
-const OWN_BYTES: usize = 40 << 20;
+/// The program itself, its sockets, what it knows of the backup, and a backup's manifest on its way. Commands that hold nothing
+/// else were seen to take up to 31 MiB.
+const OWN_BYTES: usize = 50 << 20;
 
 /// What a worker has beside parts and codec: its stack, and the buffers it reads and writes through.
 const WORKER_BYTES: usize = 2 << 20;
@@ -23,8 +26,6 @@ const DECODER_BYTES: usize = 10 << 20;
 
 /// What a base backup gets out of `budget_bytes`: as many of `jobs` workers as there is room for, and smaller parts only where
 /// there is no room for one.
-///
-/// An object more than there are workers is open: the manifest.
 ///
 /// Errors: `Usage` when the compressor of one worker alone takes more.
 pub fn for_backup(
@@ -36,31 +37,38 @@ pub fn for_backup(
 ) -> Result<Buffers> {
     let worker_bytes = compression::encoder_memory_bytes(codec, level) + WORKER_BYTES;
     let room = budget_bytes.saturating_sub(OWN_BYTES);
-    let needed = |jobs: usize, part: usize| jobs * worker_bytes + (jobs + 1) * FEWEST_PARTS_IN_MEMORY * part;
-    if needed(1, SMALLEST_PART_BYTES) > room {
+    let least = worker_bytes + FEWEST_PARTS_IN_MEMORY * SMALLEST_PART_BYTES;
+    if least > room {
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
         let message = format!(
             "one worker that compresses with {codec} at this level needs {} MiB of memory, more than the {} MiB allowed",
-            mib(OWN_BYTES + needed(1, SMALLEST_PART_BYTES)),
+            mib(OWN_BYTES + least),
             mib(budget_bytes)
         );
         return Err(
             Error::usage(message).with_hint("Choose a lower --compression-level, or allow more with --max-memory.")
         );
     }
-    let workers = (1..=jobs).rev().find(|jobs| needed(*jobs, part_size_bytes) <= room).unwrap_or(1);
-    let of_object = (room - workers * worker_bytes) / (workers + 1);
-    let part_size_bytes = part_size_bytes.clamp(SMALLEST_PART_BYTES, of_object / FEWEST_PARTS_IN_MEMORY);
-    let parts_in_memory = (of_object / part_size_bytes).clamp(FEWEST_PARTS_IN_MEMORY, PARTS_IN_MEMORY);
-    Ok(Buffers { workers, part_size_bytes, parts_in_memory })
+    let workers = (room / (worker_bytes + FEWEST_PARTS_IN_MEMORY * part_size_bytes)).clamp(1, jobs.max(1));
+    Ok(Buffers::within(room - workers * worker_bytes, workers, part_size_bytes))
 }
 
 /// As many of `jobs` workers that read objects and decompress them as `budget_bytes` leaves room for; one at least.
+///
+/// Nothing says beforehand how large a decoder's window is. Levels of zstd above 19 and presets of xz above 6 have windows of 32
+/// to 128 MiB, which every worker takes on top.
 #[must_use]
 pub fn for_readers(budget_bytes: usize, jobs: usize) -> usize {
     let ahead = 2 * usize::try_from(READ_BYTES).unwrap_or(usize::MAX);
     let worker_bytes = ahead + WORKER_BYTES + DECODER_BYTES;
     (budget_bytes.saturating_sub(OWN_BYTES) / worker_bytes).clamp(1, jobs.max(1))
+}
+
+/// As many of `jobs` WAL segments of `size`, each with its compressed form, as `budget_bytes` leaves room for; one at least.
+#[must_use]
+pub fn for_segments(budget_bytes: usize, jobs: usize, size: SegmentSize) -> usize {
+    let segment_bytes = usize::try_from(2 * size.bytes()).unwrap_or(usize::MAX);
+    (budget_bytes.saturating_sub(OWN_BYTES) / segment_bytes).clamp(1, jobs.max(1))
 }
 
 #[cfg(test)]
@@ -89,7 +97,7 @@ mod tests {
                         let Ok(found) = backup(budget, jobs, part, codec, None) else { continue };
                         let of_codec = compression::encoder_memory_bytes(codec, None) + WORKER_BYTES;
                         let parts = found.part_size_bytes * found.parts_in_memory;
-                        let held = OWN_BYTES + found.workers * of_codec + (found.workers + 1) * parts;
+                        let held = OWN_BYTES + found.workers * (of_codec + parts);
                         assert!(held <= budget * MIB, "{budget} {jobs} {part} {codec}: {held}");
                         assert!((1..=jobs).contains(&found.workers));
                     }
@@ -111,5 +119,8 @@ mod tests {
         assert_eq!(for_readers(LEAST_BYTES, 64), 1);
         assert_eq!(for_readers(0, 64), 1);
         assert_eq!(for_readers(1 << 40, 64), 64);
+        let segments = |budget, megabytes: u64| for_segments(budget, 8, SegmentSize::new(megabytes << 20).unwrap());
+        assert_eq!((segments(DEFAULT_BYTES, 16), segments(DEFAULT_BYTES, 1024), segments(LEAST_BYTES, 16)), (6, 1, 1));
+        assert_eq!(segments(DEFAULT_BYTES, 1), 8);
     }
 }

@@ -23,9 +23,8 @@ use crate::store::{Metadata, Store, Upload};
 /// Parts of one object on their way to the store at the same time.
 const PARTS_IN_FLIGHT: usize = 2;
 
-/// How many parts one open object may hold in memory: in flight, waiting for that, and the one being filled. The memory
-/// of a backup is this × part size × (jobs + 1), and the codecs' own.
-pub const PARTS_IN_MEMORY: usize = PARTS_IN_FLIGHT + 2;
+/// How many parts one open object may hold in memory: in flight, waiting for that, and the one being filled.
+const PARTS_IN_MEMORY: usize = PARTS_IN_FLIGHT + 2;
 
 /// With fewer, nothing could be filled while a part is on its way.
 pub(crate) const FEWEST_PARTS_IN_MEMORY: usize = 2;
@@ -95,16 +94,13 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// What was asked for, cut down to `limit_bytes` of parts in memory where there is a limit: first fewer parts wait,
-    /// then there are fewer workers, and when even one worker is too much, parts become smaller.
+    /// What was asked for, cut down to `limit` bytes of parts in memory: first fewer parts wait, then there are fewer
+    /// workers, and when even one worker is too much, parts become smaller.
     #[must_use]
-    pub fn within(limit_bytes: Option<usize>, jobs: usize, part_size_bytes: usize) -> Self {
+    pub fn within(limit: usize, jobs: usize, wanted_bytes: usize) -> Self {
         let jobs = jobs.clamp(1, MOST_WORKERS);
-        let Some(limit) = limit_bytes else {
-            return Self { workers: jobs, part_size_bytes, parts_in_memory: PARTS_IN_MEMORY };
-        };
         let largest = (limit / FEWEST_PARTS_IN_MEMORY).max(SMALLEST_PART_BYTES);
-        let part_size_bytes = part_size_bytes.clamp(SMALLEST_PART_BYTES, largest);
+        let part_size_bytes = wanted_bytes.clamp(SMALLEST_PART_BYTES, largest);
         let workers = (limit / (FEWEST_PARTS_IN_MEMORY * part_size_bytes)).clamp(1, jobs);
         let parts_in_memory = (limit / (workers * part_size_bytes)).clamp(FEWEST_PARTS_IN_MEMORY, PARTS_IN_MEMORY);
         Self { workers, part_size_bytes, parts_in_memory }
@@ -346,21 +342,20 @@ mod tests {
     #[test]
     fn parts_in_memory_give_way_to_the_limit_before_workers_and_workers_before_the_size_of_a_part() {
         const MIB: usize = 1 << 20;
-        let within = |limit: Option<usize>, jobs, part| {
-            let found = Buffers::within(limit.map(|limit| limit * MIB), jobs, part * MIB);
+        let within = |limit, jobs, part| {
+            let found = Buffers::within(limit * MIB, jobs, part * MIB);
             (found.workers, found.part_size_bytes / MIB, found.parts_in_memory)
         };
-        assert_eq!(within(None, 2, 512), (2, 512, 4));
-        assert_eq!(within(Some(84), 2, 10), (2, 10, 4));
-        assert_eq!(within(Some(84), 2, 14), (2, 14, 3));
-        assert_eq!(within(Some(84), 2, 21), (2, 21, 2));
-        assert_eq!(within(Some(84), 2, 22), (1, 22, 3));
-        assert_eq!(within(Some(84), 2, 42), (1, 42, 2));
-        assert_eq!(within(Some(84), 2, 5000), (1, 42, 2));
-        assert_eq!(within(Some(84), 2, 1), (2, 5, 4));
-        assert_eq!(within(Some(84), 0, 10), (1, 10, 4));
+        assert_eq!(within(84, 2, 10), (2, 10, 4));
+        assert_eq!(within(84, 2, 14), (2, 14, 3));
+        assert_eq!(within(84, 2, 21), (2, 21, 2));
+        assert_eq!(within(84, 2, 22), (1, 22, 3));
+        assert_eq!(within(84, 2, 42), (1, 42, 2));
+        assert_eq!(within(84, 2, 5000), (1, 42, 2));
+        assert_eq!(within(84, 2, 1), (2, 5, 4));
+        assert_eq!(within(84, 0, 10), (1, 10, 4));
         for (limit, jobs, part) in [(84, 2, 7), (84, 2, 30), (42, 1, 100), (336, 8, 64), (2688, 64, 21)] {
-            let (workers, size, parts) = within(Some(limit), jobs, part);
+            let (workers, size, parts) = within(limit, jobs, part);
             assert!(workers * size * parts <= limit, "{limit} {jobs} {part}");
         }
     }

@@ -39,10 +39,9 @@ pub(crate) async fn find(archive: &Archive, backup: &Backup) -> Result<BackupPar
 /// answer that did not come proves nothing.
 pub(crate) async fn prove_stored(archive: &Archive, backup: &Backup, index: &PartIndex, json_bytes: u64) -> Result<()> {
     let present = list(archive, backup).await?;
-    check_present(backup, &present, &archive.prefix.part_index(&backup.id), json_bytes)?;
-    by_index(archive, backup, index, &present)
-        .map_err(|error| error.with_hint("The store lost what it had confirmed: look at it before the next backup."))?;
-    Ok(())
+    check_present(backup, &present, &archive.prefix.part_index(&backup.id), json_bytes)
+        .and_then(|()| by_index(archive, backup, index, &present).map(drop))
+        .map_err(|error| error.with_hint("The store lost what it had confirmed: look at it before the next backup."))
 }
 
 /// Lists a backup's directory.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::commands::interrupt::Interrupt;
+use crate::commands::progress::Progress;
 use crate::error::Result;
 
 /// What a limit on the rate lets through at once.
@@ -69,17 +70,23 @@ impl RateLimit {
     }
 }
 
-/// A reader that is held back so that all of them together keep to a rate.
+/// Bytes from the store, no faster than they may come, until somebody says stop.
 pub(crate) struct Paced<'a, R> {
     pub(crate) content: R,
     pub(crate) rate: &'a RateLimit,
     pub(crate) interrupt: &'a Interrupt,
+    /// Where they are counted, unless that is done elsewhere.
+    pub(crate) progress: Option<&'a Progress>,
 }
 
 impl<R: Read> Read for Paced<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.interrupt.check().map_err(io::Error::other)?;
         let length = self.content.read(buffer)?;
         self.rate.wait_for(length, self.interrupt).map_err(io::Error::other)?;
+        if let Some(progress) = self.progress {
+            progress.add_bytes(length as u64);
+        }
         Ok(length)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -31,6 +30,8 @@ const MOST: usize = 256;
 pub struct RideAlong {
     /// Segments in hand at once, the requested one among them: each takes its compressed form and 1 MiB of memory.
     pub jobs: usize,
+    /// No more of them are compressed at once than there are cores; the rest are on their way.
+    pub compressing: usize,
     /// What the archiver's next calls are answered from.
     pub receipts: Receipts,
 }
@@ -48,17 +49,15 @@ pub(crate) async fn archive_with_neighbours(
 ) -> Result<Archived> {
     let (announce, admitted) = watch::channel(None);
     let name = WalFileName::Segment(segment);
-    let hands = Arc::new(Semaphore::new(ride.jobs));
-    // The requested one is never kept waiting by the others.
-    let hand = Arc::clone(&hands).try_acquire_owned().ok();
+    let hands = &Semaphore::new(ride.jobs);
     let mut requested = pin!(async move {
+        // Polled before the others: it never waits for one of them.
+        let _hand = hands.acquire().await;
         let sealed = archive.seal_and_admit(&name, path, how, Crew::Two).await?;
         announce.send_replace(sealed.facts.system_identifier);
-        let outcome = archive.send(&name, &sealed.facts, sealed.content, how).await;
-        drop(hand);
-        outcome
+        archive.send(&name, &sealed.facts, sealed.content, how).await
     });
-    let neighbours = Neighbours { archive, how, receipts: &ride.receipts, hands, admitted };
+    let neighbours = Neighbours { archive, how, ride, hands, admitted };
     let mut riding = pin!(neighbours.ride(segment, path));
     let outcome = tokio::select! {
         biased;
@@ -74,9 +73,9 @@ pub(crate) async fn archive_with_neighbours(
 struct Neighbours<'a> {
     archive: &'a Archive,
     how: Storing,
-    receipts: &'a Receipts,
+    ride: &'a RideAlong,
     /// One for each segment that may be in memory.
-    hands: Arc<Semaphore>,
+    hands: &'a Semaphore,
     /// The cluster of the requested segment, once it may write here.
     admitted: watch::Receiver<Option<SystemIdentifier>>,
 }
@@ -85,7 +84,7 @@ impl Neighbours<'_> {
     /// Archives what is ready after `requested`, the oldest first.
     async fn ride(&self, requested: SegmentName, path: &Path) {
         let begun = Instant::now();
-        let (receipts, pg_wal) = (self.receipts.clone(), path.parent().unwrap_or(Path::new("")).to_owned());
+        let (receipts, pg_wal) = (self.ride.receipts.clone(), path.parent().unwrap_or(Path::new("")).to_owned());
         let looking = tokio::task::spawn_blocking(move || {
             receipts.tidy(requested);
             ready_after(requested, &pg_wal, &receipts)
@@ -95,9 +94,7 @@ impl Neighbours<'_> {
             Ok(Err(error)) => return tracing::info!("{error}; no other WAL rides along"),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        // No more are compressed at once than there are cores; the rest are on their way.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let compressing = &Semaphore::new(cores);
+        let compressing = &Semaphore::new(self.ride.compressing);
         let all = futures::stream::iter(ready).for_each_concurrent(None, |(segment, path)| async move {
             let _hand = self.hands.acquire().await;
             let turn = compressing.acquire().await;
@@ -128,7 +125,7 @@ impl Neighbours<'_> {
         let content = std::mem::take(&mut sealed.content);
         self.archive.send(&name, &sealed.facts, content, self.how).await?;
         let key = self.archive.wal_key(&name, self.how.compression.codec);
-        let receipts = self.receipts.clone();
+        let receipts = self.ride.receipts.clone();
         let writing = tokio::task::spawn_blocking(move || receipts.write(segment, &key, &sealed));
         writing.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }

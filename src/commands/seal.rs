@@ -74,7 +74,7 @@ pub(crate) fn seal(
                 ContentCheck::Checked => proof::check(name, &content, history().as_ref())?,
             };
             let length = content.len() as u64;
-            let (digests, content) = digest_and_compress(content, compression)?;
+            let (digests, content) = digest_and_compress(content, compression, crew)?;
             (content, digests, length, cluster)
         }
     };
@@ -219,10 +219,12 @@ impl Digesting {
     }
 }
 
-/// The digests of `content` and its compressed form, made at the same time.
-fn digest_and_compress(content: Vec<u8>, with: WalCompression) -> Result<(Digests, Vec<u8>)> {
+/// The digests of `content` and its compressed form.
+fn digest_and_compress(content: Vec<u8>, with: WalCompression, crew: Crew) -> Result<(Digests, Vec<u8>)> {
     let content = Arc::new(content);
-    let mut digesting = Digesting::begin(Crew::Two);
+    // What is not compressed leaves nothing to do beside the digests.
+    let crew = if with.codec == Compression::None { Crew::One } else { crew };
+    let mut digesting = Digesting::begin(crew);
     digesting.take(&content);
     let sealed = match with.codec {
         Compression::None => None,

@@ -80,7 +80,8 @@ impl Spool {
         }
     }
 
-    /// Moves the file called `name` to `destination`, whole, and durable unless it lies in `pg_wal` already; false where there is none that can be used.
+    /// Moves the file called `name` to `destination`, whole, and durable unless it lies in `pg_wal` already; false where there
+    /// is none that can be used.
     ///
     /// Whatever goes wrong is said and is no error: the file is in the store as well.
     pub(crate) fn deliver(&self, name: &WalFileName, destination: &Path) -> bool {

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::commands::archive::Archive;
 use crate::commands::interrupt::Interrupt;
+use crate::commands::memory;
 use crate::commands::progress::Progress;
 use crate::commands::rate_limit::RateLimit;
 use crate::commands::survey::{Survey, Surveyed, survey_with};
@@ -45,8 +46,10 @@ pub struct VerifyRequest {
     pub sample: Option<Sample>,
     /// When to stop, at whatever point it is.
     pub max_duration: Option<Duration>,
-    /// Objects read at the same time.
+    /// Objects read at the same time, as far as memory allows.
     pub jobs: usize,
+    /// All that may be in memory; one segment and its compressed form in any case.
+    pub max_memory_bytes: usize,
     /// How fast objects may be read.
     pub max_rate_bytes_per_s: Option<u64>,
     /// Whether what was found is recorded in the store.
@@ -83,7 +86,8 @@ pub async fn verify(archive: &Archive, request: &VerifyRequest, progress: Arc<Pr
     let reading = Reading {
         archive: archive.clone(),
         runtime: Handle::current(),
-        jobs: request.jobs,
+        jobs: memory::for_readers(request.max_memory_bytes, request.jobs),
+        max_memory_bytes: request.max_memory_bytes,
         rate: RateLimit::new(request.max_rate_bytes_per_s),
         interrupt,
         progress,

@@ -9,7 +9,7 @@ use crate::codec::file_set::{FileFacts, FileSet};
 use crate::codec::source_failure;
 use crate::commands::object_stream::{PartToFetch, VerifiedObject};
 use crate::commands::verify_backup::judge;
-use crate::commands::verify_parts::{FileSeen, Paced, PartsRead, Reading, Work, read_again};
+use crate::commands::verify_parts::{FileSeen, PartsRead, Reading, Work, read_again};
 use crate::domain::verification::{Degree, Finding, Findings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::manifest_reader::{ListedFile, ManifestEnd, ManifestReader};
@@ -76,7 +76,7 @@ fn read(reading: &Reading, manifest: &PartToFetch, mut each: impl FnMut(&ListedF
     let outcome = parse(reading, manifest, &object, &mut each);
     let about_bytes = |error: &Error| error.kind() == ErrorKind::Corrupt;
     if outcome.as_ref().err().is_some_and(about_bytes) {
-        let mut rest = Paced { content: object.reader(), reading };
+        let mut rest = reading.paced(&object);
         std::io::copy(&mut rest, &mut std::io::sink()).map_err(source_failure)?;
     } else if let Err(error) = outcome {
         return Err(error);
@@ -95,7 +95,7 @@ fn parse(
     object: &VerifiedObject,
     each: &mut impl FnMut(&ListedFile),
 ) -> Result<ManifestEnd> {
-    let source = Paced { content: object.reader(), reading };
+    let source = reading.paced(object);
     let mut content = compression::decoder(manifest.codec, source)?;
     let mut reader = ManifestReader::new();
     let mut buffer = vec![0; READ_BYTES];

@@ -15,7 +15,7 @@ use crate::commands::archive::Archive;
 use crate::commands::interrupt::Interrupt;
 use crate::commands::object_stream::{PartToFetch, SharedReader, VerifiedObject};
 use crate::commands::progress::Progress;
-use crate::commands::rate_limit::RateLimit;
+use crate::commands::rate_limit::{Paced, RateLimit};
 use crate::commands::verify_backup::{BackupLook, judge};
 use crate::commands::verify_manifest;
 use crate::commands::verify_pages::PageRules;
@@ -43,9 +43,19 @@ pub(crate) struct Reading {
     pub(crate) runtime: Handle,
     /// Parts read at the same time.
     pub(crate) jobs: usize,
+    /// All that may be in memory.
+    pub(crate) max_memory_bytes: usize,
     pub(crate) rate: RateLimit,
     pub(crate) interrupt: Interrupt,
     pub(crate) progress: Arc<Progress>,
+}
+
+impl Reading {
+    /// The object as it may be read: no faster than asked for, counted, until somebody says stop.
+    pub(crate) fn paced(&self, object: &VerifiedObject) -> Paced<'_, SharedReader> {
+        let Self { rate, interrupt, progress, .. } = self;
+        Paced { content: object.reader(), rate, interrupt, progress: Some(progress) }
+    }
 }
 
 /// Which backup is read, and how.
@@ -213,7 +223,7 @@ impl PartWorker<'_> {
 
     /// Reads the tar to its end. The error is why that could not be done.
     fn walk(&self, part: &PartToFetch, object: &VerifiedObject, contents: &mut Contents) -> Result<()> {
-        let source = Paced { content: object.reader(), reading: self.work.reading };
+        let source = self.work.reading.paced(object);
         let decoder = Counted { content: compression::decoder(part.codec, source)?, bytes: 0 };
         let mut tar = TarReader::new(decoder);
         let mut files = 0;
@@ -247,7 +257,7 @@ impl PartWorker<'_> {
     }
 
     fn drain(&self, object: &VerifiedObject) -> Result<()> {
-        let mut rest = Paced { content: object.reader(), reading: self.work.reading };
+        let mut rest = self.work.reading.paced(object);
         io::copy(&mut rest, &mut io::sink()).map(drop).map_err(source_failure)
     }
 }
@@ -372,22 +382,6 @@ fn small_files(work: Work<'_>, control: Option<Vec<u8>>, label: Option<&[u8]>) -
         }
     }
     findings
-}
-
-/// Bytes from the store, no faster than they may come, until somebody says stop.
-pub(crate) struct Paced<'a> {
-    pub(crate) content: SharedReader,
-    pub(crate) reading: &'a Reading,
-}
-
-impl Read for Paced<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reading.interrupt.check().map_err(io::Error::other)?;
-        let length = self.content.read(buffer)?;
-        self.reading.rate.wait_for(length, &self.reading.interrupt).map_err(io::Error::other)?;
-        self.reading.progress.add_bytes(length as u64);
-        Ok(length)
-    }
 }
 
 struct Counted<R> {

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 
 use crate::commands::archive::{Archive, unseal};
+use crate::commands::memory;
 use crate::commands::survey::Survey;
 use crate::commands::verify_backup::judge;
 use crate::commands::verify_parts::Reading;
@@ -25,9 +26,6 @@ use crate::wal::records::RecordReader;
 
 /// So many findings of one sort are named; the others are counted.
 const NAMED: usize = 1000;
-
-/// What all segments that are read at the same time may take, compressed and not.
-const MEMORY_BYTES: u64 = 256 << 20;
 
 /// WAL as a listing shows it.
 #[derive(Debug, Default)]
@@ -237,8 +235,7 @@ impl WalReading<'_> {
     }
 
     fn in_flight(&self) -> usize {
-        let fit = usize::try_from(MEMORY_BYTES / (2 * self.size.bytes())).unwrap_or(1);
-        self.reading.jobs.min(fit).max(1)
+        memory::for_segments(self.reading.max_memory_bytes, self.reading.jobs, self.size)
     }
 
     /// Follows the records through one segment more.

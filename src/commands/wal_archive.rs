@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 
 use crate::commands::archive::{Archive, Archived, ContentCheck, IfOther, Storing, WalCompression};
+use crate::commands::receipts::Receipts;
 use crate::commands::ride_along::{RideAlong, archive_with_neighbours};
 use crate::domain::segment::WalFileName;
 use crate::error::{Error, Result};
@@ -29,12 +30,10 @@ pub struct WalArchiveRequest {
 impl WalArchiveRequest {
     /// True when an earlier call has archived this very segment beside another one, and the store has confirmed that: there is
     /// nothing left to do. Asks nobody; see [`Receipts::vouch_for`].
-    ///
-    /// [`Receipts::vouch_for`]: crate::commands::receipts::Receipts::vouch_for
     #[must_use]
-    pub fn is_done(&self) -> bool {
-        match (&self.ride_along, wal_name(&self.path)) {
-            (Some(ride), Ok(WalFileName::Segment(segment))) => ride.receipts.vouch_for(segment, &self.path),
+    pub fn is_done(&self, receipts: &Receipts) -> bool {
+        match wal_name(&self.path) {
+            Ok(WalFileName::Segment(segment)) => receipts.vouch_for(segment, &self.path),
             _ => false,
         }
     }

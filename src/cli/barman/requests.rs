@@ -10,12 +10,14 @@ use super::call::{self, Call, Cloud, KeepAction, Provider, S3Encryption, TargetT
 use super::quirks::Quirks;
 use crate::cli::config::Layer;
 use crate::cli::invocation::StoreSettings;
+use crate::cli::native_requests::say_what_gave_way;
 use crate::cli::zone::Zone;
 use crate::commands::archive::{ContentCheck, IfOther, WalCompression};
 use crate::commands::backup::{BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, WalWait};
 use crate::commands::delete::{DeleteRequest, Unwanted};
 use crate::commands::keep::{self, KeepRequest};
 use crate::commands::lay_down::LayDownRequest;
+use crate::commands::memory::Buffers;
 use crate::commands::spool::{SpoolLayout, SpoolOptions};
 use crate::commands::wal_archive::WalArchiveRequest;
 use crate::commands::wal_restore::{BackupHistories, PartialPolicy, WalRestoreRequest};
@@ -209,13 +211,15 @@ pub(super) fn backup(
     let conninfo = conninfo::of_options(options[0], options[1], options[2], &words.dbname);
     let jobs = words.jobs.clamp(1, MOST_JOBS);
     let part_memory = FRUGAL_MEMORY_PER_JOB_BYTES * jobs.max(LEAST_SHARES);
-    let wanted = usize::try_from(words.min_chunk_size.unwrap_or(0)).unwrap_or(usize::MAX);
+    let wanted = PART_SIZE_BYTES.max(usize::try_from(words.min_chunk_size.unwrap_or(0)).unwrap_or(usize::MAX));
+    let buffers = Buffers::within(part_memory, jobs, wanted);
+    say_what_gave_way(&buffers, jobs, wanted);
     Ok(BackupRequest {
         conninfo: Conninfo::resolve_named(&conninfo, env, APPLICATION_NAME)?,
         pgdata: None,
         name: words.name.as_deref().map(str::parse).transpose()?,
         naming: Naming::as_barman(Zone::Host.at(now).naive_local()),
-        jobs,
+        buffers,
         compression: words.compression,
         level: backup_level(words.compression),
         // WAL that the backup must ship itself is compressed as its tars are.
@@ -223,9 +227,6 @@ pub(super) fn backup(
         fast: words.immediate_checkpoint,
         max_rate_bytes_per_s: words.max_bandwidth,
         has_loose_rate: quirks.loose_bandwidth,
-        // No part is larger than the memory for all of them: the time that a request may take is sized by it.
-        part_size_bytes: PART_SIZE_BYTES.max(wanted).min(part_memory),
-        part_memory_bytes: Some(part_memory),
         max_tar_bytes: Some(words.max_archive_size),
         configuration: Form::AsItIs,
         with_logs: false,

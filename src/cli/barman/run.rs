@@ -157,7 +157,7 @@ impl Run<'_> {
         }
         let request =
             requests::backup(words, &as_libpq_sees_it(self.around.environment), self.quirks, self.around.now)?;
-        let traffic = Traffic { upload: request.part_size_bytes as u64, download: 0, writes: true };
+        let traffic = Traffic { upload: request.buffers.part_size_bytes as u64, download: 0, writes: true };
         let store = StoreSettings {
             tags: requests::backup_tags(words, self.call.cloud.provider)?,
             ..self.store(retry::OTHER_S)?

@@ -112,11 +112,13 @@ fn backups_differ_in_their_names_their_bounds_and_what_barman_leaves_out() {
     let Command::Backup(args) = run.command else { panic!("{line}") };
     let ours = native_requests::backup(args, &run.settings, &env(), now).unwrap();
     assert_ne!((&request.naming, request.max_tar_bytes), (&ours.naming, ours.max_tar_bytes));
+    let jobs_and_size = |request: &BackupRequest| (request.buffers.workers, request.buffers.part_size_bytes);
+    assert_eq!(jobs_and_size(&request), jobs_and_size(&ours));
     let meant = BackupRequest {
         conninfo: ours.conninfo,
         naming: request.naming.clone(),
         wal_compression: request.wal_compression,
-        part_memory_bytes: request.part_memory_bytes,
+        buffers: request.buffers,
         max_tar_bytes: request.max_tar_bytes,
         configuration: request.configuration,
         with_logs: request.with_logs,
