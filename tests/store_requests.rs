@@ -377,3 +377,35 @@ fn write_both_ways(store: &Store) {
 fn makes_an_object(seen: &Seen) -> bool {
     (seen.method == "PUT" && !seen.target.contains('?')) || seen.target.contains("?uploads")
 }
+
+#[test]
+fn a_store_that_says_slow_down_is_asked_less_at_once_and_everything_arrives() {
+    const MOST: usize = 2;
+    let s3 = TestStore::s3(S3Server::start());
+    let store = open(&StoreOptions { retry_timeout_s: 60, ..s3.options() });
+    block_on(store.put("pfx/one", b"1".to_vec(), &Metadata::new())).unwrap();
+    let refused = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = std::sync::Arc::clone(&refused);
+    s3.server().fault_when(move |seen| {
+        if seen.at_once <= MOST {
+            return Some(Fault::Delay(Duration::from_millis(5)));
+        }
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Some(Fault::Status(503))
+    });
+    // One runtime for both: connections belong to it.
+    let refusals: Vec<usize> = block_on(async {
+        let mut refusals = Vec::new();
+        for _ in 0..2 {
+            let reads = (0..40).map(|_| store.get("pfx/one", 10));
+            for read in futures::future::join_all(reads).await {
+                assert_eq!(read.unwrap().content.as_ref(), b"1");
+            }
+            refusals.push(refused.swap(0, std::sync::atomic::Ordering::Relaxed));
+        }
+        refusals
+    });
+    assert!(refusals[0] > 0, "the store never had to refuse");
+    // Unthrottled, all but two of the forty are refused at once, and most of them a second time.
+    assert!(refusals[1] < 20, "the store had to refuse {refusals:?}");
+}

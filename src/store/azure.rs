@@ -11,6 +11,7 @@ use object_store::azure::{
 use super::azure_connection::Connection;
 use super::edge::{Edge, Rule};
 use super::service::{Service, Wire};
+use super::throttle::ThrottledConnector;
 use super::{AzureCredential, Encryption, Opened, Place, StoreOptions, azure_credentials, failure};
 use crate::error::{Error, Result};
 
@@ -42,6 +43,7 @@ pub(super) fn open(options: &StoreOptions) -> Result<Opened> {
         .with_endpoint(account.endpoint.clone())
         .with_credentials(Arc::clone(&credentials))
         .with_client_options(client.clone())
+        .with_http_connector(ThrottledConnector::default())
         .with_retry(options.retry());
     if let Some(rule) = encryption(options, &account.name, &credentials)? {
         builder = builder.with_http_connector(Edge { base: account.endpoint.clone(), rule });

@@ -5,8 +5,10 @@ use http::{HeaderName, HeaderValue, Method, header};
 use object_store::ClientOptions;
 use object_store::azure::{AzureAuthorizer, AzureCredential, AzureCredentialProvider};
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
+
+use super::throttle::ThrottledConnector;
 
 /// An Azure encryption scope.
 const AZURE_SCOPE: HeaderName = HeaderName::from_static("x-ms-encryption-scope");
@@ -47,7 +49,7 @@ impl std::fmt::Debug for Rule {
 
 impl HttpConnector for Edge {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let inner = ReqwestConnector::default().connect(options)?;
+        let inner = ThrottledConnector::default().connect(options)?;
         Ok(HttpClient::new(Client { edge: self.clone(), inner }))
     }
 }

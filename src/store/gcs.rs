@@ -9,6 +9,7 @@ use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 
 use super::edge::{Edge, Rule};
 use super::service::{Service, Wire};
+use super::throttle::ThrottledConnector;
 use super::{Encryption, Opened, StoreOptions, failure};
 use crate::disk;
 use crate::error::{Error, Result};
@@ -40,6 +41,7 @@ pub(super) fn open(options: &StoreOptions) -> Result<Opened> {
         .with_bucket_name(&bucket)
         .with_base_url(&base)
         .with_client_options(client.clone())
+        .with_http_connector(ThrottledConnector::default())
         .with_retry(options.retry());
     let mut project =
         ["GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"].iter().find_map(|name| options.variable(name)).cloned();

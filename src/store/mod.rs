@@ -24,6 +24,7 @@ mod remembered;
 mod removal;
 mod s3;
 mod service;
+mod throttle;
 mod upload;
 mod uploads;
 

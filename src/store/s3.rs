@@ -7,6 +7,7 @@ use object_store::ClientOptions;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, resolve_bucket_region};
 
 use super::service::{Service, Wire};
+use super::throttle::ThrottledConnector;
 use super::{Encryption, Opened, StoreOptions, failure, remembered};
 use crate::error::{Error, Result};
 
@@ -84,6 +85,7 @@ pub(super) async fn open(options: &StoreOptions) -> Result<Opened> {
     builder = builder
         .with_virtual_hosted_style_request(virtual_hosted)
         .with_client_options(client.clone())
+        .with_http_connector(ThrottledConnector::default())
         .with_retry(options.retry());
     // Barman's library adds a checksum when this variable says so, or nothing; older servers refuse it, so that we wait to be
     // asked. The signature needs the same digest.

@@ -59,6 +59,8 @@ pub struct Seen {
     pub region: String,
     /// Its headers, names in lower case.
     pub headers: Vec<(String, String)>,
+    /// How many requests were being answered when it came, itself among them.
+    pub at_once: usize,
 }
 
 impl Seen {
@@ -75,6 +77,7 @@ impl Seen {
             host: String::new(),
             region: String::new(),
             headers: headers.collect(),
+            at_once: 1,
         };
         seen.host = request.uri().host().or(seen.header("host")).unwrap_or_default().to_owned();
         // AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/s3/aws4_request, ...
@@ -116,6 +119,8 @@ type Rule = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;
 #[derive(Default)]
 struct Shared {
     connections: usize,
+    /// Requests being answered.
+    open: usize,
     seen: Vec<Seen>,
     rule: Option<Rule>,
     clock_ahead: Option<TimeDelta>,
@@ -397,6 +402,7 @@ async fn answer(
     shared: Arc<Mutex<Shared>>,
 ) -> Result<HttpResponse, HttpError> {
     let fault = judge(&request, &shared);
+    let _open = Open(Arc::clone(&shared));
     let (clock_ahead, uploads) = {
         let shared = shared.lock().expect("no panic happens under this lock");
         (shared.clock_ahead, shared.uploads.clone())
@@ -414,6 +420,15 @@ async fn answer(
         }
         response
     })
+}
+
+/// A request that is being answered, until it is, or its client went away.
+struct Open(Arc<Mutex<Shared>>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.lock().expect("no panic happens under this lock").open -= 1;
+    }
 }
 
 async fn answer_with(
@@ -454,8 +469,9 @@ fn broken() -> HttpError {
 }
 
 fn judge(request: &hyper::Request<Incoming>, shared: &Mutex<Shared>) -> Option<Fault> {
-    let seen = Seen::of(request);
     let mut shared = shared.lock().expect("no panic happens under this lock");
+    shared.open += 1;
+    let seen = Seen { at_once: shared.open, ..Seen::of(request) };
     shared.seen.push(seen.clone());
     shared.rule.as_mut().and_then(|rule| rule(&seen))
 }
