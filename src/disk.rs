@@ -12,18 +12,59 @@ use crate::error::{Error, Result};
 /// Written beside `path` under a name of this process, fsynced, renamed over it, and the directory fsynced.
 /// Errors: `Local`, naming the path; among them a device or socket of that name, which must not become a file.
 pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
-    let failed = |cause| Error::local("write file", path, cause);
-    refuse_special(path).map_err(failed)?;
-    let staged = staged_beside(path);
-    let outcome = write_durably(&staged, content)
-        .and_then(|()| fs::rename(&staged, path))
-        .and_then(|()| sync_directory(parent_of(path)))
-        .map_err(failed);
-    if outcome.is_err() {
-        // The staged file is ours alone; if even removing it fails, the first error is the one that matters.
-        let _ = fs::remove_file(&staged);
+    let mut publication = Publication::begin(path)?;
+    publication.write(content)?;
+    publication.finish()
+}
+
+/// The same for content that comes in pieces. Dropped before [`Publication::finish`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct Publication {
+    path: PathBuf,
+    staged: PathBuf,
+    file: File,
+    is_finished: bool,
+}
+
+impl Publication {
+    /// Begins a file. Errors: as [`publish`].
+    pub fn begin(path: &Path) -> Result<Self> {
+        let failed = |cause| Error::local("write file", path, cause);
+        refuse_special(path).map_err(failed)?;
+        let staged = staged_beside(path);
+        let file = File::create(&staged).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), staged, file, is_finished: false })
     }
-    outcome
+
+    /// Adds to it. Errors: as [`publish`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|cause| self.failed(cause))
+    }
+
+    /// Makes it durable and puts it in its place. Errors: as [`publish`].
+    pub fn finish(mut self) -> Result<()> {
+        self.file
+            .sync_all()
+            .and_then(|()| fs::rename(&self.staged, &self.path))
+            .and_then(|()| {
+                self.is_finished = true;
+                sync_directory(parent_of(&self.path))
+            })
+            .map_err(|cause| self.failed(cause))
+    }
+
+    fn failed(&self, cause: std::io::Error) -> Error {
+        Error::local("write file", &self.path, cause)
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            // The staged file is ours alone; if even removing it fails, the first error is the one that matters.
+            let _ = fs::remove_file(&self.staged);
+        }
+    }
 }
 
 /// Moves the whole and durable file `from` to `path`, durably; `path` is replaced at once, or is as it was before.
@@ -111,6 +152,24 @@ pub fn read_beginning(path: &Path, limit_bytes: u64) -> Result<(Vec<u8>, u64)> {
     Ok((content, length))
 }
 
+/// Has the system begin to write a piece of a file to the disk, without waiting for it. The pages stay in its cache.
+///
+/// Linux begins to write dirty pages of which it is told that they are not needed (`generic_fadvise` in `mm/fadvise.c`), and drops only
+/// those that are clean by then. Elsewhere nothing may happen.
+pub fn begin_writing(file: &File, offset: u64, bytes: u64) {
+    let piece = std::num::NonZero::new(bytes);
+    // Advice: a file system that does not take it does as well without.
+    let _ = rustix::fs::fadvise(file, offset, piece, rustix::fs::Advice::DontNeed);
+}
+
+/// Tells the system that a file is read once, from its beginning to its end: it reads ahead, and does not let what others use of its
+/// cache make way (the latter since Linux 6.3).
+pub fn read_once(file: &File) {
+    for advice in [rustix::fs::Advice::Sequential, rustix::fs::Advice::NoReuse] {
+        let _ = rustix::fs::fadvise(file, 0, None, advice);
+    }
+}
+
 /// Removes a file or link; one that is not there is no error. Errors: `Local`.
 pub fn remove_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
@@ -149,12 +208,6 @@ fn refuse_special(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +229,21 @@ mod tests {
         fs::create_dir_all(path.join("full")).unwrap();
         let error = publish(&path, b"one").unwrap_err();
         assert!(error.to_string().starts_with("could not write file"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_comes_in_pieces_is_not_seen_before_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let mut publication = Publication::begin(&path).unwrap();
+        publication.write(b"on").unwrap();
+        publication.write(b"e").unwrap();
+        assert!(!path.exists());
+        publication.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        Publication::begin(&path).unwrap().write(b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

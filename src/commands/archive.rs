@@ -4,9 +4,9 @@ use std::path::Path;
 
 use chrono::{DateTime, Utc};
 
-use crate::codec::compression;
 use crate::codec::digest::Sha256;
 use crate::commands::seal::{self, Crew, Sealed};
+use crate::commands::unseal::unseal;
 use crate::domain::cluster::SystemIdentifier;
 use crate::domain::compression::Compression;
 use crate::domain::segment::WalFileName;
@@ -212,29 +212,4 @@ fn why_other(theirs: Option<SystemIdentifier>, ours: Option<SystemIdentifier>) -
                 .to_owned()
         }
     }
-}
-
-/// Decompresses the WAL object that was read from `key`, and checks it against the facts in its metadata, if any.
-pub(crate) fn unseal(key: &str, codec: Compression, fetched: Fetched) -> Result<(Vec<u8>, Option<ContentFacts>)> {
-    let facts = ContentFacts::from_metadata(&fetched.metadata);
-    let doing = || format!("could not unpack object \"{key}\"");
-    let content = match codec {
-        Compression::None => Vec::from(fetched.content),
-        _ => {
-            compression::decompress(codec, &fetched.content, WAL_LIMIT_BYTES).map_err(|error| error.context(doing()))?
-        }
-    };
-    if let Some(facts) = &facts {
-        let digest = Sha256::of(&content).to_string();
-        if facts.length != content.len() as u64 || facts.sha256 != digest {
-            let message = format!(
-                "object \"{key}\" is damaged: {} bytes with SHA-256 {} were archived, {} bytes with {digest} came back",
-                facts.length,
-                facts.sha256,
-                content.len()
-            );
-            return Err(Error::corrupt(message));
-        }
-    }
-    Ok((content, facts))
 }

@@ -35,7 +35,7 @@ const AHEAD_BYTES: u64 = 1 << 30;
 /// nor more than one part in so many of what is free: the server needs room in `pg_wal` itself.
 const OF_FREE_ROOM: u64 = 4;
 
-/// Objects on their way hold no more memory than this, and as much again unpacked; a larger one comes alone.
+/// Objects on their way hold no more memory than this; a larger one comes alone.
 const IN_FLIGHT_BYTES: u64 = 256 << 20;
 
 /// Between two looks at where recovery is.
@@ -168,28 +168,34 @@ impl State<'_> {
         let mut setbacks = Setbacks::default();
         let mut guess = self.helper.expected;
         let mut last: Option<(SegmentName, Instant)> = None;
+        let (mut seen, mut has_ended) = (None, false);
         loop {
-            let Some(course) = self.spool.course() else { return End::SpoolGone };
-            if last.is_none_or(|(requested, _)| requested != course.requested) {
-                last = Some((course.requested, Instant::now()));
-                self.follow(&course, &mut setbacks);
-            }
-            let moved = last.map_or(self.begun, |(_, moved)| moved);
-            if let Some(end) = self.end(moved) {
-                return end;
-            }
-            for segment in self.next(&course, &fetching, &mut setbacks) {
-                match self.begin(segment) {
-                    Ok(true) => {
-                        fetching.insert(segment);
-                        fetches.push(self.fetch(segment, guess, &unpacking));
-                    }
-                    Ok(false) => {}
-                    Err(error) => return End::Disk(error.to_string()),
+            // Between two segments of recovery there are many looks, and nothing new at most of them.
+            let Some(mark) = self.spool.course_mark() else { return End::SpoolGone };
+            if seen != Some(mark) || has_ended || setbacks.is_over() {
+                let Some(course) = self.spool.course() else { return End::SpoolGone };
+                if last.is_none_or(|(requested, _)| requested != course.requested) {
+                    last = Some((course.requested, Instant::now()));
+                    self.follow(&course, &mut setbacks);
                 }
+                for segment in self.next(&course, &fetching, &mut setbacks) {
+                    match self.begin(segment) {
+                        Ok(true) => {
+                            fetching.insert(segment);
+                            fetches.push(self.fetch(segment, guess, &unpacking));
+                        }
+                        Ok(false) => {}
+                        Err(error) => return End::Disk(error.to_string()),
+                    }
+                }
+                (seen, has_ended) = (Some(mark), false);
+            }
+            if let Some(end) = self.end(last.map_or(self.begun, |(_, moved)| moved)) {
+                return end;
             }
             tokio::select! {
                 Some((segment, outcome)) = fetches.next(), if !fetches.is_empty() => {
+                    has_ended = true;
                     fetching.remove(&segment);
                     match outcome {
                         Ok(codec) => {
@@ -276,7 +282,7 @@ impl State<'_> {
         let fetched = async {
             let arrived = find_complete(self.archive, segment, guess).await?;
             let codec = arrived.codec;
-            keep(self.spool.segments(), arrived, ContentCheck::Checked, unpacking).await?;
+            keep(self.spool.segments(), segment, arrived, ContentCheck::Checked, unpacking).await?;
             Ok(codec)
         };
         let outcome = fetched.await;
@@ -289,6 +295,11 @@ impl Setbacks {
     /// False where what lies before `segment`, or itself, is to be waited for.
     fn goes_on(&self, segment: SegmentName) -> bool {
         self.pause.is_none_or(|pause| segment < pause.segment || (segment == pause.segment && pause.is_over()))
+    }
+
+    /// True when what was not there is to be asked for again.
+    fn is_over(&self) -> bool {
+        self.pause.is_some_and(Pause::is_over)
     }
 
     fn got(&mut self, segment: SegmentName) {

@@ -44,6 +44,7 @@ mod store_access;
 pub mod survey;
 pub mod target_directory;
 mod unpack;
+mod unseal;
 pub mod verify;
 mod verify_backup;
 pub mod verify_history;

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 
-use crate::commands::archive::{Archive, ContentCheck, unseal};
+use crate::commands::archive::{Archive, ContentCheck};
 use crate::commands::spool::Spool;
+use crate::commands::unseal::SealedObject;
 use crate::domain::compression::Compression;
-use crate::domain::segment::{SegmentName, WalFileName};
+use crate::domain::segment::SegmentName;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Fetched;
-use crate::wal::proof;
 
 /// No more objects are on their way at once: beyond that a link is full.
 const IN_FLIGHT: usize = 8;
@@ -81,33 +80,22 @@ async fn fetch_one(
 ) -> Result<()> {
     let fetched = archive.get_sealed(&neighbour.key).await?;
     let Neighbour { segment, key, codec, .. } = neighbour.clone();
-    keep(spool, Arrived { segment, key, codec, fetched }, check, unpacking).await
-}
-
-/// A segment as it came out of the store.
-pub(crate) struct Arrived {
-    pub(crate) segment: SegmentName,
-    pub(crate) key: String,
-    pub(crate) codec: Compression,
-    pub(crate) fetched: Fetched,
+    keep(spool, segment, SealedObject { key, codec, fetched }, check, unpacking).await
 }
 
 /// Unpacks and checks what arrived, and keeps it in the spool; as many at once as `unpacking` allows.
 ///
 /// Errors: `Corrupt` and `Mismatch` for what is not the segment of that name; `Local`.
-pub(crate) async fn keep(spool: &Spool, arrived: Arrived, check: ContentCheck, unpacking: &Semaphore) -> Result<()> {
+pub(crate) async fn keep(
+    spool: &Spool,
+    segment: SegmentName,
+    arrived: SealedObject,
+    check: ContentCheck,
+    unpacking: &Semaphore,
+) -> Result<()> {
     let _turn = unpacking.acquire().await;
     let spool = spool.clone();
-    let unpack = move || {
-        let Arrived { segment, key, codec, fetched } = arrived;
-        let (content, _) = unseal(&key, codec, fetched)?;
-        if check == ContentCheck::Checked {
-            let unusable = |error: Error| error.context(format!("object \"{key}\" cannot be used"));
-            proof::check(&WalFileName::Segment(segment), &content, None).map_err(unusable)?;
-        }
-        spool.keep(segment, &content)
-    };
     // Sockets are served meanwhile.
-    let outcome = tokio::task::spawn_blocking(unpack).await;
+    let outcome = tokio::task::spawn_blocking(move || spool.keep(segment, arrived, check)).await;
     outcome.map_err(|cause| Error::new(ErrorKind::Bug, format!("a thread that unpacked WAL ended: {cause}")))?
 }

@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::commands::archive::ContentCheck;
 use crate::commands::spool::{Spool, SpoolLayout, SpoolOptions};
-use crate::disk;
+use crate::disk::{self, FileMark};
 use crate::domain::fetch_ahead::Course;
 use crate::domain::segment::SegmentName;
 use crate::error::{Error, Result};
@@ -73,6 +73,11 @@ impl ReplaySpool {
             return None;
         }
         fs::read_to_string(self.file(COURSE)).ok()?.parse().ok()
+    }
+
+    /// Tells one note of where recovery is from the next; none where there is none.
+    pub(crate) fn course_mark(&self) -> Option<FileMark> {
+        FileMark::of(&self.file(COURSE)).ok()
     }
 
     /// Tells where recovery is. Not durable: after a crash of the host it begins anew. Errors: `Local`.

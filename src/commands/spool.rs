@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::codec::digest::Sha256;
 use crate::commands::archive::{ContentCheck, WAL_LIMIT_BYTES};
+use crate::commands::unseal::{SealedObject, unseal_to};
 use crate::disk;
 use crate::domain::segment::{SegmentName, WalFileName};
 use crate::error::{Error, Result};
@@ -151,9 +152,12 @@ impl Spool {
         Ok(())
     }
 
-    /// Keeps a segment that was fetched and checked. It appears whole and durable, or not at all. Errors: `Local`.
-    pub(crate) fn keep(&self, segment: SegmentName, content: &[u8]) -> Result<()> {
-        disk::publish(&self.entry(&WalFileName::Segment(segment)), content)
+    /// Unpacks, checks and keeps a segment that was fetched. It appears whole and durable, or not at all.
+    ///
+    /// Errors: `Corrupt` and `Mismatch` for what is not the segment of that name; `Local`.
+    pub(crate) fn keep(&self, segment: SegmentName, object: SealedObject, check: ContentCheck) -> Result<()> {
+        let name = WalFileName::Segment(segment);
+        unseal_to(&self.entry(&name), &name, object, check)
     }
 
     /// Where the files lie.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 
-use crate::commands::archive::{Archive, unseal};
+use crate::commands::archive::Archive;
 use crate::commands::memory;
 use crate::commands::survey::Survey;
+use crate::commands::unseal::unseal;
 use crate::commands::verify_backup::judge;
 use crate::commands::verify_parts::Reading;
 use crate::domain::backup::BackupId;

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use crate::commands::archive::{Archive, ContentCheck, unseal};
+use crate::commands::archive::{Archive, ContentCheck};
 use crate::commands::object_stream::READ_BYTES;
-use crate::commands::prefetch::{Arrived, Neighbour, fetch_ahead};
+use crate::commands::prefetch::{Neighbour, fetch_ahead};
 use crate::commands::spool::{Spool, SpoolOptions};
-use crate::disk;
+use crate::commands::unseal::{SealedObject, unseal, unseal_to};
 use crate::domain::compression::Compression;
 use crate::domain::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::error::{Error, ErrorKind, Result};
@@ -81,7 +81,7 @@ struct Candidate {
 ///
 /// Errors: `NotFound` only when the store listed the name and nothing serves it, or the request excludes it; everything else
 /// means "could not find out", and PostgreSQL must not take it for the end of WAL. `Local` when the destination cannot be
-/// written. Memory: the object and the file; with segments fetched ahead, 64 MiB and two files more.
+/// written. Memory: the object; with segments fetched ahead, 64 MiB more.
 pub async fn wal_restore(archive: &Archive, request: &WalRestoreRequest) -> Result<()> {
     if is_excluded(request) {
         return Err(absent(&request.name));
@@ -95,10 +95,7 @@ pub async fn wal_restore(archive: &Archive, request: &WalRestoreRequest) -> Resu
         (Some(spool), WalFileName::Segment(segment)) if wanted > 0 => {
             restore_with_neighbours(archive, request, &spool, segment, wanted).await
         }
-        _ => {
-            let content = fetch(archive, request).await.map_err(|error| explain(request, error))?;
-            disk::publish(&request.destination, &content)
-        }
+        _ => fetch(archive, request).await.map_err(|error| explain(request, error)),
     }
 }
 
@@ -156,36 +153,43 @@ pub(crate) async fn read_segment(archive: &Archive, segment: SegmentName) -> Res
 /// otherwise. Not unpacked, so not checked.
 ///
 /// Errors: `NotFound` only when the store listed the name; the store's.
-pub(crate) async fn find_complete(archive: &Archive, segment: SegmentName, guess: Compression) -> Result<Arrived> {
+pub(crate) async fn find_complete(archive: &Archive, segment: SegmentName, guess: Compression) -> Result<SealedObject> {
     let name = WalFileName::Segment(segment);
-    let key = format!("{}{}", archive.prefix.wal(&name), guess.suffix());
+    let key = archive.wal_key(&name, guess);
     match archive.get_sealed(&key).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        outcome => return outcome.map(|fetched| Arrived { segment, key, codec: guess, fetched }),
+        outcome => return outcome.map(|fetched| SealedObject { key, codec: guess, fetched }),
     }
     let candidates = list_candidates(archive, &name).await?;
     let Candidate { key, codec, .. } = choose(candidates, PartialPolicy::Never).ok_or_else(|| absent(&name))?;
     let fetched = archive.get_sealed(&key).await.map_err(contradiction)?;
-    Ok(Arrived { segment, key, codec, fetched })
+    Ok(SealedObject { key, codec, fetched })
 }
 
-async fn fetch(archive: &Archive, request: &WalRestoreRequest) -> Result<Vec<u8>> {
+/// Gets the file and puts it in its place.
+async fn fetch(archive: &Archive, request: &WalRestoreRequest) -> Result<()> {
     let name = &request.name;
     if let Some(codec) = request.expected {
-        let key = format!("{}{}", archive.prefix.wal(name), codec.suffix());
-        match read_checked(archive, request, &Candidate { key, codec, is_partial: false }).await {
+        let key = archive.wal_key(name, codec);
+        match archive.get_sealed(&key).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            outcome => return outcome,
+            outcome => return put_in_place(request, SealedObject { key, codec, fetched: outcome? }),
         }
     }
     let candidates = list_candidates(archive, name).await?;
     let best = choose(candidates, request.partial).ok_or_else(|| absent(name))?;
-    read_listed(archive, request, &best).await
+    fetch_listed(archive, request, best).await
 }
 
 /// The listing saw it, so a miss now is a contradiction and no proof of absence.
-async fn read_listed(archive: &Archive, request: &WalRestoreRequest, candidate: &Candidate) -> Result<Vec<u8>> {
-    read_checked(archive, request, candidate).await.map_err(contradiction)
+async fn fetch_listed(archive: &Archive, request: &WalRestoreRequest, candidate: Candidate) -> Result<()> {
+    let Candidate { key, codec, .. } = candidate;
+    let fetched = archive.get_sealed(&key).await.map_err(contradiction)?;
+    put_in_place(request, SealedObject { key, codec, fetched })
+}
+
+fn put_in_place(request: &WalRestoreRequest, object: SealedObject) -> Result<()> {
+    unseal_to(&request.destination, &request.name, object, request.check)
 }
 
 fn contradiction(error: Error) -> Error {
@@ -193,15 +197,6 @@ fn contradiction(error: Error) -> Error {
         ErrorKind::NotFound => error.as_kind(ErrorKind::Unreachable),
         _ => error,
     }
-}
-
-async fn read_checked(archive: &Archive, request: &WalRestoreRequest, candidate: &Candidate) -> Result<Vec<u8>> {
-    let (content, _) = archive.read_sealed(&candidate.key, candidate.codec).await?;
-    if request.check == ContentCheck::Checked {
-        proof::check(&request.name, &content, None)
-            .map_err(|error| error.context(format!("object \"{}\" cannot be used", candidate.key)))?;
-    }
-    Ok(content)
 }
 
 /// Everything stored under the name, in any suffix, `.partial` included.
@@ -247,10 +242,8 @@ async fn restore_with_neighbours(
     let listed = list_with_neighbours(archive, segment, wanted).await;
     let (candidates, neighbours) = listed.map_err(|error| explain(request, error))?;
     let best = choose(candidates, request.partial).ok_or_else(|| absent(&request.name))?;
-    let mut requested = pin!(async {
-        let content = read_listed(archive, request, &best).await.map_err(|error| explain(request, error))?;
-        disk::publish(&request.destination, &content)
-    });
+    let mut requested =
+        pin!(async { fetch_listed(archive, request, best).await.map_err(|error| explain(request, error)) });
     let mut ahead = pin!(fetch_ahead(archive, spool, segment, neighbours, request.check));
     tokio::select! {
         biased;
