@@ -195,6 +195,36 @@ fn a_working_archiver_is_left_to_its_work() {
     });
 }
 
+#[test]
+fn a_base_backup_and_its_restore_take_no_more_than_one_request_for_each_8_mib() {
+    /// Requests that are made once, whatever the size: identity, claim, listings, manifest, index; and the last part of each
+    /// worker's tar and its upload's begin and end.
+    const ONCE: usize = 30;
+    const MIB: usize = 1 << 20;
+    let Some(version) = Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let s3 = S3Server::start();
+    let env = on_s3(&s3);
+    let cluster = running_cluster(&dir, &version, ClusterOptions::default(), 10);
+    s3.forget_requests();
+    let backup = take_backup(&cluster, &env, &["--compression", "none", "--jobs", "2"]);
+    let stored = usize::try_from(backup["stored_bytes"].as_u64().unwrap()).unwrap();
+    assert!(stored > 100 * MIB, "{stored} bytes are too few to tell");
+    let allowed = stored / (8 * MIB) + ONCE;
+    let made = |what: &str| {
+        let seen = s3.requests();
+        let list: Vec<_> = seen.iter().map(|seen| format!("{} {}", seen.method, seen.target)).collect();
+        assert!(seen.len() <= allowed, "{what}: {} requests for {stored} bytes:\n{}", seen.len(), list.join("\n"));
+        assert!(seen.iter().all(|seen| seen.method != "HEAD"), "{what}:\n{}", list.join("\n"));
+    };
+    made("backup");
+    s3.forget_requests();
+    let mut copy = restore_copy(&dir, "copy", &version, &env, &[]);
+    made("restore");
+    start_copy(&mut copy);
+    check_pgbench(&copy);
+}
+
 fn archiving(env: &StoreEnv) -> ClusterOptions {
     let command = format!("{} wal-archive %p", barback_binary().display());
     ClusterOptions::default().set("archive_mode", "on").set("archive_command", command).envs(env)

@@ -19,6 +19,7 @@ use crate::commands::page_checks::PageChecks;
 use crate::commands::part_upload::{PartUpload, UploadLimits};
 use crate::commands::progress::Progress;
 use crate::commands::rate_limit::RateLimit;
+use crate::disk;
 use crate::domain::backup::BackupId;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +30,9 @@ use crate::postgres::data_directory::{WalkEntry, WalkKind, WalkRoot, walk};
 
 /// Entries found but not yet taken by a worker: enough to keep every worker busy, independent of the cluster's size.
 const ENTRIES_QUEUED: usize = 256;
+
+/// From this size on it is worth telling the system how a file is read.
+const LARGE_FILE_BYTES: u64 = 1 << 20;
 
 /// The manifest is uploaded in S3's smallest parts: it is small, and its buffer comes on top of the workers'.
 const MANIFEST_PART_BYTES: usize = 5 << 20;
@@ -244,6 +248,9 @@ impl OpenTar {
                 };
                 // What grows from here on is WAL's to repeat; the size is that of the file we opened.
                 let size = file.metadata().map_err(unreadable)?.len();
+                if size >= LARGE_FILE_BYTES {
+                    disk::read_once(&file);
+                }
                 let member = Member { path: &entry.path, attributes, size };
                 self.checked_file(copy, &member, &mut file)
                     .map_err(|error| error.context(format!("could not back up \"{}\"", entry.source.display())))

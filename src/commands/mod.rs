@@ -6,6 +6,7 @@ pub mod archive_state;
 pub mod backup;
 pub mod backup_records;
 mod backup_request;
+mod beside;
 pub mod catalog;
 mod catalog_entry;
 pub mod check;

@@ -1,5 +1,6 @@
 //! An object of a backup as a blocking stream of bytes, measured and digested on its way.
 
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +14,7 @@ use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::keys::PartFamily;
 
-/// One request reads this much; two of them are in memory for each worker.
+/// One request reads this much; two of them at least are in memory for each worker.
 pub(crate) const READ_BYTES: u64 = 8 << 20;
 
 /// A part to fetch.
@@ -29,7 +30,7 @@ pub(crate) struct PartToFetch {
     pub(crate) sha256: Option<Sha256>,
 }
 
-/// An object as a blocking stream: read in ranges, one ahead, each retried on its own by the store.
+/// An object as a blocking stream: read in ranges, some ahead, each retried on its own by the store.
 #[derive(Debug)]
 struct ObjectReader {
     runtime: Handle,
@@ -37,22 +38,22 @@ struct ObjectReader {
     key: String,
     bytes: u64,
     requested: u64,
-    ahead: Option<JoinHandle<Result<Bytes>>>,
+    ahead: VecDeque<JoinHandle<Result<Bytes>>>,
     current: Bytes,
 }
 
 impl ObjectReader {
-    fn new(runtime: &Handle, archive: &Archive, part: &PartToFetch) -> Self {
+    fn new(runtime: &Handle, archive: &Archive, part: &PartToFetch, ranges_ahead: usize) -> Self {
         let mut reader = Self {
             runtime: runtime.clone(),
             archive: archive.clone(),
             key: part.key.clone(),
             bytes: part.bytes,
             requested: 0,
-            ahead: None,
+            ahead: VecDeque::new(),
             current: Bytes::new(),
         };
-        reader.read_ahead();
+        (0..ranges_ahead.max(1)).for_each(|_| reader.read_ahead());
         reader
     }
 
@@ -63,11 +64,11 @@ impl ObjectReader {
         }
         self.requested = range.end;
         let (store, key) = (self.archive.store.clone(), self.key.clone());
-        self.ahead = Some(self.runtime.spawn(async move { store.get_range(&key, range).await }));
+        self.ahead.push_back(self.runtime.spawn(async move { store.get_range(&key, range).await }));
     }
 
     fn next_range(&mut self) -> Result<Bytes> {
-        let Some(ahead) = self.ahead.take() else { return Ok(Bytes::new()) };
+        let Some(ahead) = self.ahead.pop_front() else { return Ok(Bytes::new()) };
         let died = |error| Error::new(ErrorKind::Bug, format!("a read failed: {error}"));
         let bytes = self.runtime.block_on(ahead).map_err(died)??;
         self.read_ahead();
@@ -92,9 +93,7 @@ impl Read for ObjectReader {
 
 impl Drop for ObjectReader {
     fn drop(&mut self) {
-        if let Some(ahead) = self.ahead.take() {
-            ahead.abort();
-        }
+        self.ahead.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -102,8 +101,10 @@ impl Drop for ObjectReader {
 pub(crate) struct VerifiedObject(Arc<Mutex<DigestReader<ObjectReader>>>);
 
 impl VerifiedObject {
-    pub(crate) fn open(runtime: &Handle, archive: &Archive, part: &PartToFetch) -> Self {
-        Self(Arc::new(Mutex::new(DigestReader::new(ObjectReader::new(runtime, archive, part)))))
+    /// Begins to read it: `ranges_ahead` of [`READ_BYTES`] each are on their way while one is being used.
+    pub(crate) fn open(runtime: &Handle, archive: &Archive, part: &PartToFetch, ranges_ahead: usize) -> Self {
+        let reader = ObjectReader::new(runtime, archive, part, ranges_ahead);
+        Self(Arc::new(Mutex::new(DigestReader::new(reader))))
     }
 
     pub(crate) fn reader(&self) -> SharedReader {

@@ -72,7 +72,7 @@ pub(crate) fn compare(work: Work<'_>, manifest: &PartToFetch, files: &FileSet, i
 
 /// Reads the manifest to its end and tells `each` of every file; what else it says, and how many bytes came.
 fn read(reading: &Reading, manifest: &PartToFetch, mut each: impl FnMut(&ListedFile)) -> Result<(ManifestEnd, u64)> {
-    let object = VerifiedObject::open(&reading.runtime, &reading.archive, manifest);
+    let object = VerifiedObject::open(&reading.runtime, &reading.archive, manifest, 1);
     let outcome = parse(reading, manifest, &object, &mut each);
     let about_bytes = |error: &Error| error.kind() == ErrorKind::Corrupt;
     if outcome.as_ref().err().is_some_and(about_bytes) {

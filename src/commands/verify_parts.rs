@@ -178,7 +178,7 @@ struct PartWorker<'a> {
 
 impl PartWorker<'_> {
     fn part(&self, part: &PartToFetch, contents: &mut Contents) {
-        let object = VerifiedObject::open(&self.work.reading.runtime, &self.work.reading.archive, part);
+        let object = VerifiedObject::open(&self.work.reading.runtime, &self.work.reading.archive, part, 1);
         let read = match self.walk(part, &object, contents) {
             Ok(()) => Ok(None),
             // Also of a part whose content is unreadable it is worth knowing whether it is what was stored.
