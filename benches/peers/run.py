@@ -124,7 +124,8 @@ class Run:
         cluster.forget_wal()
         rows = BackupRows(self.place, cluster, self.record)
         contenders = self.introduced(rows, self.base_backup_contenders())
-        for _ in self.every_round("base backup"):
+        # Whoever wants to see only what is made of a backup needs one.
+        for _ in self.every_round("base backup", most=None if self.wanted("backup") else 0):
             self.turn(contenders, rows.backup)
         by_hand = rows.copy_by_hand()
         limits = Limits(self.place, [], self.cores, self.record)
@@ -237,7 +238,7 @@ class Run:
 
     def every_round(self, what: str, most: int | None = None) -> Iterator[int]:
         """Round 0, which is not counted, and the others."""
-        rounds = min(self.rounds, most or self.rounds)
+        rounds = self.rounds if most is None else min(self.rounds, most)
         for number in range(rounds + 1):
             self.round = number
             began = time.monotonic()
