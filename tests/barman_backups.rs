@@ -13,7 +13,7 @@ use crate::harness::{
 };
 use barback::commands::archive::{Archive, ContentCheck, WalCompression};
 use barback::commands::backup::{
-    self, BackupDone, BackupFailure, BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, Stage, WalWait,
+    self, BackupDone, BackupFailure, BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, Stage, Tables, WalWait,
 };
 use barback::commands::lay_down::{LaidDown, LayDownFailure, LayDownRequest, lay_down};
 use barback::commands::memory::Buffers;
@@ -63,7 +63,13 @@ fn every_version_s_backup_is_restored_by_barman() {
 /// We back up, Barman restores; every file is the one that was backed up, and the copy recovers.
 fn pass_to_barman(site: &Site, barman: &Barman, codec: Compression) {
     // Small tars, so that there are several of them and directories come in others than their files do.
-    let request = BackupRequest { compression: codec, max_tar_bytes: Some(256 << 10), ..site.request() };
+    // And what barback's own command keeps beside them.
+    let request = BackupRequest {
+        compression: codec,
+        max_tar_bytes: Some(256 << 10),
+        tables: Tables::Recorded,
+        ..site.request()
+    };
     let done = site.back_up(request).unwrap();
     let id = done.backup.id.to_string();
     assert!(done.parts > 5, "{} parts", done.parts);
@@ -514,6 +520,7 @@ impl Site {
             max_tar_bytes: Some(100 << 30),
             configuration: Form::AsItIs,
             with_logs: false,
+            tables: Tables::PassedOver,
             check: ContentCheck::Checked,
             wal: WalWait::Store,
             wal_timeout: PATIENCE,

@@ -318,7 +318,7 @@ fn a_server_that_cannot_have_the_second_place_of_a_keep_has_none_there() {
 fn archives_go_first_then_the_record_then_wal_and_what_is_ours() {
     let server = S3Server::start();
     fixture(&server);
-    for name in ["barback.json", "backup_manifest.zst", "foreign"] {
+    for name in ["barback.json", "barback-tables.json.zst", "backup_manifest.zst", "foreign"] {
         put(&server, &format!("pfx/main/base/{FX1}/{name}"), "x");
     }
     put(&server, "pfx/main/wals/0000000100000000/foreign", "x");

@@ -49,7 +49,14 @@ fn the_bucket_holds_what_the_index_says_under_the_names_that_barman_uses() {
 
         let names: BTreeSet<String> =
             s3.keys().iter().filter_map(|key| key.strip_prefix(&base)).map(str::to_owned).collect();
-        for expected in ["backup.info", "barback.json", "backup_manifest.zst", "data.tar.zst", "data_0001.tar.zst"] {
+        for expected in [
+            "backup.info",
+            "barback.json",
+            "barback-tables.json.zst",
+            "backup_manifest.zst",
+            "data.tar.zst",
+            "data_0001.tar.zst",
+        ] {
             assert!(names.contains(expected), "no {expected} among {names:?}");
         }
         assert!(names.contains(&format!("{oid}.tar.zst")), "no part of tablespace {oid} among {names:?}");
@@ -69,7 +76,8 @@ fn the_bucket_holds_what_the_index_says_under_the_names_that_barman_uses() {
 fn check_index(s3: &S3Server, base: &str, names: &BTreeSet<String>) {
     let read = |name: &str| std::fs::read(s3.object(&format!("{base}{name}"))).unwrap();
     let index: Value = serde_json::from_slice(&read("barback.json")).unwrap();
-    let mut listed: BTreeSet<String> = ["backup.info", "barback.json"].map(str::to_owned).into();
+    let mut listed: BTreeSet<String> =
+        ["backup.info", "barback.json", "barback-tables.json.zst"].map(str::to_owned).into();
     let objects = index["parts"].as_array().unwrap().iter().chain([&index["manifest"]]);
     for object in objects {
         let name = object["name"].as_str().unwrap();

@@ -53,7 +53,8 @@ fn record(days_ago: i64, number: u64) -> Backup {
 /// Puts a backup with two parts into the store; gives its id.
 fn put_backup(store: &TestStore, backup: &Backup) -> String {
     let directory = format!("main/base/{}", backup.id);
-    for name in ["data.tar.zst", "data_0001.tar.zst", "backup_manifest.zst", "barback.json"] {
+    let ours = ["backup_manifest.zst", "barback.json", "barback-tables.json.zst"];
+    for name in ["data.tar.zst", "data_0001.tar.zst"].iter().chain(&ours) {
         store.write(&format!("{directory}/{name}"), b"content");
     }
     store.write(&format!("{directory}/backup.info"), backup_info::write(backup).as_bytes());

@@ -15,6 +15,7 @@ mod barman_retention;
 mod base_backup;
 mod check;
 mod documentation;
+mod drill_checks;
 mod expire;
 mod expire_concurrent;
 mod harness;

@@ -6,6 +6,7 @@ pub mod barman;
 pub mod check;
 pub mod config;
 pub mod damage;
+pub mod drill_checks;
 pub mod exit_code;
 pub mod expire;
 pub mod invocation;

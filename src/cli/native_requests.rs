@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::invocation::{BackupArgs, CompressionChoice, Settings, WalArchiveArgs, WalRestoreArgs};
 use crate::commands::archive::{ContentCheck, IfOther, WalCompression};
-use crate::commands::backup::{BackupRequest, Naming, WalWait};
+use crate::commands::backup::{BackupRequest, Naming, Tables, WalWait};
 use crate::commands::memory::{self, Buffers};
 use crate::commands::wal_archive::WalArchiveRequest;
 use crate::commands::wal_restore::{BackupHistories, PartialPolicy, WalRestoreRequest};
@@ -68,6 +68,7 @@ pub(super) fn backup(
         max_tar_bytes: None,
         configuration: Form::FitForCopy,
         with_logs: true,
+        tables: Tables::Recorded,
         check: ContentCheck::Checked,
         wal: WalWait::Store,
         wal_timeout: args.wal_timeout,

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use crate::codec::tar::Attributes;
 use crate::commands::archive::{Archive, ContentCheck};
 pub use crate::commands::backup_request::{
-    BackupDone, BackupFailure, BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, Stage, WalWait,
+    BackupDone, BackupFailure, BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, Stage, Tables, WalWait,
 };
 use crate::commands::catalog_entry::{self, Ended, Took};
 use crate::commands::copy::{Copy, LastFile, Manifest, Source};
@@ -21,6 +21,7 @@ use crate::commands::part_upload::{Buffers, UploadLimits};
 use crate::commands::parts;
 use crate::commands::progress::Progress;
 use crate::commands::rate_limit::RateLimit;
+use crate::commands::table_snapshot;
 use crate::commands::wal_presence::{NeededWal, WalShipped, pg_wal_of};
 use crate::domain::backup::{Backup, BackupId};
 use crate::domain::lsn::Lsn;
@@ -193,9 +194,11 @@ impl Run<'_> {
 
         let stopping = Instant::now();
         self.progress.phase("stop", 0);
+        let tables = table_snapshot::look(self.request, interrupt).await;
         // A backup of a standby is consistent only if the control file is copied after everything else.
         let control = pg_control::read_consistent(&control_file(&self.pgdata))?;
         let stop = self.stop(interrupt).await?;
+        table_snapshot::keep(self.archive, self.request, id, tables, interrupt).await;
         self.mark_restore_point(id).await;
         let last = self.last_files(control, &stop)?;
         let ended = Ended { label: BackupLabel::parse(&stop.label)?, stop };

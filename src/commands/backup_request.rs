@@ -53,6 +53,8 @@ pub struct BackupRequest {
     pub with_logs: bool,
     /// Whether the server must be the cluster that the archive belongs to.
     pub check: ContentCheck,
+    /// Whether a snapshot of the cluster's tables is kept beside the parts.
+    pub tables: Tables,
     /// Whose word it takes that the WAL the backup needs is archived.
     pub wal: WalWait,
     /// How long to wait for the last WAL segment.
@@ -68,6 +70,15 @@ pub enum WalWait {
     Store,
     /// The server's, whose stop function waits for its archiver where it has one.
     Server,
+}
+
+/// What becomes of the names and sizes of a cluster's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tables {
+    /// They are recorded, for a drill to compare with.
+    Recorded,
+    /// Nobody asks for them.
+    PassedOver,
 }
 
 /// What a backup calls itself, on the server and in the catalogue.

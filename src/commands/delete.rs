@@ -13,7 +13,7 @@ use crate::domain::barman_retention::{Retention, RetentionPolicy, check_deletion
 use crate::domain::wal_removal::{ArchivedWal, Deletion, WalRule, deletions, wal_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::backup_record::BackupRecord;
-use crate::layout::keys::{BACKUP_INFO_NAME, BACKUP_MANIFEST_NAME, PART_INDEX_NAME};
+use crate::layout::keys::{BACKUP_INFO_NAME, BACKUP_MANIFEST_NAME, PART_INDEX_NAME, TABLE_SNAPSHOT_NAME};
 use crate::layout::python_literal::Literal;
 use crate::layout::tar_objects::tar_objects;
 use crate::store::{Listed, Place};
@@ -184,7 +184,8 @@ impl Run<'_> {
             return Ok(Some(Refusal { text, kind: RefusalKind::Operation }));
         }
         // What barback puts beside a backup. Without the backup it is of no use, and Barman would leave it.
-        let ours = [PART_INDEX_NAME, BACKUP_MANIFEST_NAME].map(|name| format!("{directory}{name}"));
+        let ours =
+            [PART_INDEX_NAME, BACKUP_MANIFEST_NAME, TABLE_SNAPSHOT_NAME].map(|name| format!("{directory}{name}"));
         let ours: Vec<String> = keys.into_iter().filter(|key| ours.contains(key)).collect();
         if let Err(cause) = self.delete_objects(&ours).await {
             tracing::warn!("could not delete the index and manifest of backup {id}: {cause}");

@@ -13,7 +13,9 @@ use crate::domain::segment::SegmentName;
 use crate::domain::timeline::TimelineId;
 use crate::domain::wal_needs::WalRules;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::keys::{BACKUP_INFO_NAME, BACKUP_MANIFEST_NAME, PART_INDEX_NAME, parse_part_file_name};
+use crate::layout::keys::{
+    BACKUP_INFO_NAME, BACKUP_MANIFEST_NAME, PART_INDEX_NAME, TABLE_SNAPSHOT_NAME, parse_part_file_name,
+};
 use crate::store::Listed;
 
 /// Keys of WAL held at a time: 8 TB of WAL in segments of 16 MiB. What is beyond goes with the next call.
@@ -173,7 +175,8 @@ impl<'a> Deletion<'a> {
 
 /// True for names that Barman's cloud commands or barback give to objects of a backup.
 fn is_understood(name: &str) -> bool {
-    [PART_INDEX_NAME, BACKUP_MANIFEST_NAME, KEEP_NAME].contains(&name) || parse_part_file_name(name).is_some()
+    [PART_INDEX_NAME, BACKUP_MANIFEST_NAME, TABLE_SNAPSHOT_NAME, KEEP_NAME].contains(&name)
+        || parse_part_file_name(name).is_some()
 }
 
 #[cfg(test)]
@@ -182,7 +185,14 @@ mod tests {
 
     #[test]
     fn only_what_is_understood_goes_with_a_backup() {
-        for name in ["data.tar", "data_0001.tar.gz", "16389.tar.zst", "barback.json", "annotations/keep"] {
+        for name in [
+            "data.tar",
+            "data_0001.tar.gz",
+            "16389.tar.zst",
+            "barback.json",
+            "barback-tables.json.zst",
+            "annotations/keep",
+        ] {
             assert!(is_understood(name), "{name}");
         }
         for name in ["notes.txt", ".hidden", "data.tar.gz.tmp", "annotations/other", "sub/data.tar", "manifest.tmp"] {

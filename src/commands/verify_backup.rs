@@ -10,7 +10,9 @@ use crate::domain::compression::Compression;
 use crate::domain::restorable::bounds_of;
 use crate::domain::verification::{Finding, Findings};
 use crate::error::{Error, ErrorKind};
-use crate::layout::keys::{BACKUP_INFO_NAME, BACKUP_MANIFEST_NAME, PART_INDEX_NAME, PartFamily, parse_part_file_name};
+use crate::layout::keys::{
+    BACKUP_INFO_NAME, BACKUP_MANIFEST_NAME, PART_INDEX_NAME, PartFamily, TABLE_SNAPSHOT_NAME, parse_part_file_name,
+};
 use crate::layout::part_index::PartIndex;
 use crate::store::Listed;
 
@@ -19,6 +21,12 @@ const INDEX_LIMIT_BYTES: u64 = 16 << 20;
 
 /// Where a keep annotation lies in the backup's directory.
 const ANNOTATIONS: &str = "annotations/";
+
+/// True for what lies in a backup's directory beside its parts.
+fn is_known(name: &str) -> bool {
+    [BACKUP_INFO_NAME, PART_INDEX_NAME, BACKUP_MANIFEST_NAME, TABLE_SNAPSHOT_NAME].contains(&name)
+        || name.starts_with(ANNOTATIONS)
+}
 
 /// What a look at a backup from outside found, and what there is to read of it.
 #[derive(Debug, Default)]
@@ -122,10 +130,7 @@ impl BackupLook {
         }
         let named: BTreeSet<&str> = index.parts.iter().map(|part| part.name.as_str()).collect();
         for (name, object) in present {
-            let is_known = [BACKUP_INFO_NAME, PART_INDEX_NAME, BACKUP_MANIFEST_NAME].contains(name)
-                || name.starts_with(ANNOTATIONS)
-                || named.contains(name);
-            if !is_known {
+            if !is_known(name) && !named.contains(name) {
                 self.findings.push(Finding::notice(&object.key, "the index does not name it, so no restore uses it"));
             }
         }
@@ -188,9 +193,7 @@ impl BackupLook {
         for (name, object) in present {
             let key = object.key.clone();
             let Some((family, number, codec)) = parse_part_file_name(name) else {
-                let is_known = [BACKUP_INFO_NAME, PART_INDEX_NAME, BACKUP_MANIFEST_NAME].contains(name)
-                    || name.starts_with(ANNOTATIONS);
-                if !is_known {
+                if !is_known(name) {
                     self.findings.push(Finding::notice(key, "it is no part of a backup, so no restore uses it"));
                 }
                 continue;

@@ -57,6 +57,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 words!(Depth, "a depth of verification", Quick = "quick", Deep = "deep");
 words!(Verdict, "a verdict", Pass = "pass", Inconclusive = "inconclusive", Fail = "fail");
 words!(Degree, "a degree of a finding", Damage = "damage", Unknown = "unknown", Notice = "notice");

@@ -14,6 +14,8 @@ pub const BACKUP_INFO_NAME: &str = "backup.info";
 pub const BACKUP_MANIFEST_NAME: &str = "backup_manifest.zst";
 /// File name of the index of a backup's parts; Barman ignores it.
 pub const PART_INDEX_NAME: &str = "barback.json";
+/// File name of the snapshot of a cluster's tables; Barman ignores it.
+pub const TABLE_SNAPSHOT_NAME: &str = "barback-tables.json.zst";
 
 /// One server's place in the bucket, `<path>/<server>/`, from which every key is made.
 ///
@@ -148,6 +150,12 @@ impl ServerPrefix {
         format!("{self}base/{id}/{PART_INDEX_NAME}")
     }
 
+    /// The key of a backup's snapshot of tables, zstd-compressed.
+    #[must_use]
+    pub fn table_snapshot(&self, id: &BackupId) -> String {
+        format!("{self}base/{id}/{TABLE_SNAPSHOT_NAME}")
+    }
+
     /// The key of one tar archive of a backup; see [`part_file_name`].
     #[must_use]
     pub fn part(&self, id: &BackupId, family: &PartFamily, number: u32, compression: Compression) -> String {
@@ -197,6 +205,18 @@ impl ServerPrefix {
     #[must_use]
     pub fn verifications(&self) -> String {
         format!("{self}barback/verify/")
+    }
+
+    /// The prefix of what drills left: `P/S/barback/drills/`.
+    #[must_use]
+    pub fn drills(&self) -> String {
+        format!("{self}barback/drills/")
+    }
+
+    /// The key of one drill's record, by its place in the row: `P/S/barback/drills/00000001.json`.
+    #[must_use]
+    pub fn drill(&self, sequence: u64) -> String {
+        format!("{self}barback/drills/{sequence:08}.json")
     }
 
     /// The WAL file `key` holds; none for anything that is no WAL file in its right directory.
@@ -371,6 +391,7 @@ mod tests {
             (prefix().keep_annotation(id().as_str()), "pfx/main/base/20261123T083817/annotations/keep"),
             (prefix().backup_manifest(&id()), "pfx/main/base/20261123T083817/backup_manifest.zst"),
             (prefix().part_index(&id()), "pfx/main/base/20261123T083817/barback.json"),
+            (prefix().table_snapshot(&id()), "pfx/main/base/20261123T083817/barback-tables.json.zst"),
             (prefix().dialect_probe(), "pfx/main/barback/create-only-probe"),
             (prefix().identity(), "pfx/main/barback/identity.json"),
             (prefix().wal_directory(&segment.segment().unwrap()), "pfx/main/wals/0000000200000001/"),

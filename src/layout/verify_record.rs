@@ -14,6 +14,7 @@ use crate::domain::segment::{SegmentName, SegmentSize};
 use crate::domain::verification::{Degree, Depth, Finding, Findings, Verdict};
 use crate::domain::verify_choice::Stretch;
 use crate::error::{Error, ErrorKind, Result};
+use crate::layout::json_time::{as_rfc3339, as_rfc3339_or_none};
 use crate::layout::part_index::as_text;
 
 /// The version of the format this crate writes and reads.
@@ -249,41 +250,6 @@ impl VerifyRecord {
             return Err(Error::new(ErrorKind::Mismatch, message).with_hint("Use a newer version of barback."));
         }
         serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))
-    }
-}
-
-/// Times as RFC 3339 in UTC.
-mod as_rfc3339 {
-    use chrono::{DateTime, SecondsFormat, Utc};
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        DateTime::parse_from_rfc3339(&text).map(|time| time.to_utc()).map_err(serde::de::Error::custom)
-    }
-}
-
-/// The same, or nothing.
-mod as_rfc3339_or_none {
-    use chrono::{DateTime, SecondsFormat, Utc};
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde gives a reference")]
-    pub fn serialize<S: Serializer>(time: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
-        match time {
-            Some(time) => serializer.serialize_some(&time.to_rfc3339_opts(SecondsFormat::Micros, true)),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?;
-        let read = |text: String| DateTime::parse_from_rfc3339(&text).map(|time| time.to_utc());
-        text.map(read).transpose().map_err(serde::de::Error::custom)
     }
 }
 

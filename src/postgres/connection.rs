@@ -10,8 +10,8 @@ use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::connect;
 use super::conninfo::Conninfo;
@@ -20,6 +20,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The limit for questions the server answers from memory.
 pub(super) const QUICK: Duration = Duration::from_secs(30);
+/// The source file from which PostgreSQL complains about data files (`storage/smgr/md.c`): the same SQLSTATE also means a
+/// library that is not installed.
+const STORAGE_MANAGER: &str = "md.c";
 /// The limit for saying goodbye.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -133,6 +136,27 @@ impl Session {
         self.within(doing, QUICK, self.client.batch_execute(sql)).await
     }
 
+    /// The types of the columns that `sql`, which must be one statement, would give; nothing is run.
+    pub(super) async fn columns(&self, doing: &str, sql: &str, deadline: Duration) -> Result<Vec<Type>, Failure> {
+        let statement = self.within(doing, deadline, self.client.prepare(sql)).await?;
+        Ok(statement.columns().iter().map(|column| column.type_().clone()).collect())
+    }
+
+    /// Asks `sql` and gives the first column of its rows as PostgreSQL writes it, whatever its type.
+    pub(super) async fn texts(
+        &self,
+        doing: &str,
+        sql: &str,
+        deadline: Duration,
+    ) -> Result<Vec<Option<String>>, Failure> {
+        let messages = self.within(doing, deadline, self.client.simple_query(sql)).await?;
+        let text = |message| match message {
+            SimpleQueryMessage::Row(row) => Some((!row.is_empty()).then(|| row.get(0).map(str::to_owned)).flatten()),
+            _ => None,
+        };
+        Ok(messages.into_iter().filter_map(text).collect())
+    }
+
     async fn within<T, F>(&self, doing: &str, deadline: Duration, answer: F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, tokio_postgres::Error>>,
@@ -143,7 +167,7 @@ impl Session {
             Err(_) => {
                 let seconds = deadline.as_secs();
                 let error = local(format!("could not {doing}: no answer from the server in {seconds} s"));
-                Err(Failure { error, state: None })
+                Err(Failure { error, state: None, said: None, is_storage: false })
             }
         }
     }
@@ -157,7 +181,13 @@ impl Session {
         if let Some(hint) = cause.as_db_error().and_then(|server| server.hint()) {
             error = error.with_hint(hint);
         }
-        Failure { error, state: cause.code().cloned() }
+        let server = cause.as_db_error();
+        Failure {
+            error,
+            state: cause.code().cloned(),
+            said: server.map(|server| server.message().to_owned()),
+            is_storage: server.and_then(|server| server.file()) == Some(STORAGE_MANAGER),
+        }
     }
 
     /// Learns who answers and puts the session's settings in place.
@@ -191,9 +221,18 @@ impl Session {
 pub(super) struct Failure {
     error: Error,
     state: Option<SqlState>,
+    /// The server's message alone: its details may hold the content of a row.
+    said: Option<String>,
+    is_storage: bool,
 }
 
 impl Failure {
+    /// The SQLSTATE, the message alone, and whether it was the storage manager that failed.
+    pub(super) fn facts(&self) -> (Option<&str>, String, bool) {
+        let said = self.said.clone().unwrap_or_else(|| self.error.to_string());
+        (self.state.as_ref().map(SqlState::code), said, self.is_storage)
+    }
+
     /// True when the server answered with `state`.
     pub(super) fn is(&self, state: &SqlState) -> bool {
         self.state.as_ref() == Some(state)

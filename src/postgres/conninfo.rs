@@ -246,6 +246,23 @@ impl Conninfo {
         Self::of_settings(settings, environment)
     }
 
+    /// The server whose socket lies in the directory `sockets`, which lets `user` in without a password.
+    #[must_use]
+    pub fn of_socket(sockets: &Path, port: u16, user: &str, dbname: &str, application_name: &str) -> Self {
+        Self {
+            endpoints: vec![Endpoint { address: Address::Unix(sockets.to_owned()), port }],
+            user: user.to_owned(),
+            dbname: dbname.to_owned(),
+            password: None,
+            passfile: None,
+            tls: TlsOptions { mode: SslMode::Disable, roots: RootCertificates::None, client: None },
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            application_name: application_name.to_owned(),
+            options: None,
+            session: TargetSession::Any,
+        }
+    }
+
     fn of_settings(mut settings: Settings, environment: &BTreeMap<String, String>) -> Result<Self> {
         for (variable, keyword) in ENVIRONMENT {
             if let Some(value) = environment.get(variable) {

@@ -13,7 +13,7 @@ use crate::cli::invocation::StoreSettings;
 use crate::cli::native_requests::say_what_gave_way;
 use crate::cli::zone::Zone;
 use crate::commands::archive::{ContentCheck, IfOther, WalCompression};
-use crate::commands::backup::{BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, WalWait};
+use crate::commands::backup::{BackupRequest, FRUGAL_MEMORY_PER_JOB_BYTES, Naming, Tables, WalWait};
 use crate::commands::delete::{DeleteRequest, Unwanted};
 use crate::commands::keep::{self, KeepRequest};
 use crate::commands::lay_down::LayDownRequest;
@@ -230,6 +230,8 @@ pub(super) fn backup(
         max_tar_bytes: Some(words.max_archive_size),
         configuration: Form::AsItIs,
         with_logs: false,
+        // Barman 3.19.1 would see an object more, and its server sessions more.
+        tables: Tables::PassedOver,
         check: content_check(quirks),
         wal: if quirks.no_wal_wait { WalWait::Server } else { WalWait::Store },
         wal_timeout: WAL_TIMEOUT,

@@ -122,6 +122,7 @@ fn backups_differ_in_their_names_their_bounds_and_what_barman_leaves_out() {
         max_tar_bytes: request.max_tar_bytes,
         configuration: request.configuration,
         with_logs: request.with_logs,
+        tables: request.tables,
         ..ours
     };
     assert_eq!(request, meant);
