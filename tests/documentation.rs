@@ -455,6 +455,8 @@ fn flags_of_every_command() -> BTreeSet<String> {
         "show",
         "status",
         "verify",
+        "drill",
+        "drill history",
         "check",
         "expire",
         "delete",
@@ -469,7 +471,7 @@ fn flags_of_every_command() -> BTreeSet<String> {
         assert!(command == "help" || commands.contains(&command), "the documents' test does not know {command}");
     }
     let helps = commands.iter().map(|command| {
-        let words: Vec<&str> = [*command, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+        let words: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         barback(&words).success().stdout
     });
     helps.flat_map(|help| flags(&help)).collect()

@@ -16,6 +16,8 @@ mod base_backup;
 mod check;
 mod documentation;
 mod drill_checks;
+mod drill_history;
+mod drill_report;
 mod expire;
 mod expire_concurrent;
 mod harness;

@@ -107,6 +107,8 @@ fn every_metric_is_documented_and_every_documented_one_is_printed() {
     let store = TestStore::directory();
     write_backup(&store, Utc::now() - TimeDelta::hours(2), 1, 2);
     write_wal(&store, 1, [2, 3]);
+    let drill = crate::drill_history::example().to_json().unwrap();
+    store.write("main/barback/drills/00000012.json", drill.as_bytes());
     let metrics = store.run(&["status", "--metrics"]).success().stdout;
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
     let printed: BTreeSet<&str> =

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap_complete::Shell;
 
 use super::check::CheckArgs;
+use super::drill_history::HistoryArgs;
 use super::exit_code::Caller;
 use super::expire::{DeleteArgs, ExpireArgs, KeepArgs};
 use super::status::StatusArgs;
@@ -118,6 +119,17 @@ pub enum OutputFormat {
     Json,
 }
 
+/// The shapes that flags can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum AnswerShape {
+    /// [`OutputFormat::Text`].
+    Text,
+    /// [`OutputFormat::Json`].
+    Json,
+    /// Rows for a spreadsheet; of `drill history` alone.
+    Csv,
+}
+
 /// The shape of the lines on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
@@ -172,6 +184,8 @@ pub enum Command {
     Status(StatusArgs),
     /// `verify [ID|--all]`.
     Verify(VerifyArgs),
+    /// `drill history`.
+    DrillHistory(HistoryArgs),
     /// `check`.
     Check(CheckArgs),
     /// `expire`.

@@ -7,6 +7,7 @@ pub mod check;
 pub mod config;
 pub mod damage;
 pub mod drill_checks;
+pub mod drill_history;
 pub mod exit_code;
 pub mod expire;
 pub mod invocation;

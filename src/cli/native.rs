@@ -16,7 +16,9 @@ use super::invocation::{
     AddressingStyle, BackupArgs, Command, Invocation, LogFormat, LogSettings, RestoreArgs, Run, Settings,
     StoreSettings, WalArchiveArgs, WalRestoreArgs,
 };
-use super::native_grammar::{Cli, GlobalOptions, RestoreOptions, WalArchiveOptions, Words, absolute};
+use super::native_grammar::{
+    Cli, DrillCommand, DrillWords, GlobalOptions, RestoreOptions, WalArchiveOptions, Words, absolute,
+};
 use super::status::{HostArgs, StatusArgs};
 use super::wal_archive_all::{DEFAULT_JOBS, WalArchiveAllArgs};
 use super::zone::Zone;
@@ -135,6 +137,7 @@ pub fn is_helper(argv: &[OsString]) -> bool {
 
 fn invocation(cli: Cli, env: &BTreeMap<String, String>, local: Zone, default_config: &Path) -> Result<Invocation> {
     let flags = cli.layer()?;
+    let is_csv = cli.is_csv();
     let said = flags.or(Layer::from_env(env)?);
     let run = match cli.command {
         Words::Completions { shell } => return Ok(Invocation::Completions(shell)),
@@ -168,7 +171,10 @@ fn invocation(cli: Cli, env: &BTreeMap<String, String>, local: Zone, default_con
         handed_on,
         wal_restore_jobs,
     };
-    let command = command(run, merged, local)?;
+    let mut command = command(run, merged, local)?;
+    if let Command::DrillHistory(args) = &mut command {
+        args.is_csv = is_csv;
+    }
     Ok(Invocation::Run(Box::new(Run { settings, command })))
 }
 
@@ -298,6 +304,9 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
             host: options.host.then_some(HostArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
         }),
         Words::Verify(args) => Command::Verify(args.within(merged.max_memory_bytes)),
+        Words::Drill(DrillWords { command: DrillCommand::History(options) }) => {
+            Command::DrillHistory(options.args(local))
+        }
         Words::Check(_) => Command::Check(CheckArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
         Words::Completions { .. } | Words::InstallLinks { .. } | Words::Version => {
             return Err(Error::new(ErrorKind::Bug, "a command without a store came to one with a store"));

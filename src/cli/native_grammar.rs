@@ -10,8 +10,9 @@ use clap_complete::Shell;
 
 use super::check::CheckOptions;
 use super::config::{self, CompressionLayer, Layer};
+use super::drill_history::HistoryOptions;
 use super::expire::{DeleteOptions, ExpireOptions, KeepOptions};
-use super::invocation::{AddressingStyle, LogFormat, OutputFormat};
+use super::invocation::{AddressingStyle, AnswerShape, LogFormat, OutputFormat};
 use super::status::StatusOptions;
 use super::verify::VerifyArgs;
 use super::zone::Zone;
@@ -56,9 +57,9 @@ pub(super) struct GlobalOptions {
     /// The cluster's name inside the store [env: BARBACK_SERVER] [default: main]
     #[arg(long, global = true, value_name = "NAME")]
     pub server: Option<String>,
-    /// Shape of the answer: text or json [env: BARBACK_OUTPUT] [default: text]
+    /// Shape of the answer: text or json; of drill history csv too [env: BARBACK_OUTPUT] [default: text]
     #[arg(short, long, global = true, value_name = "FORMAT", hide_possible_values = true)]
-    pub output: Option<OutputFormat>,
+    pub output: Option<AnswerShape>,
     /// URL of an S3 service other than AWS
     #[arg(long, global = true, value_name = "URL")]
     pub endpoint_url: Option<String>,
@@ -138,6 +139,8 @@ pub(super) enum Words {
                             damaged, 5 when not everything could be looked at."
     )]
     Verify(VerifyArgs),
+    /// Prove that a backup restores, and show what earlier drills came to
+    Drill(DrillWords),
     /// Look whether this host can archive, and what keeps it from it
     #[command(after_help = "Examples:\n  barback check -d 'host=/run/postgresql user=postgres'\n  \
                             barback check -o json\n\n\
@@ -175,6 +178,23 @@ pub(super) enum Words {
     },
     /// Print the version
     Version,
+}
+
+/// The words behind `drill`.
+#[derive(Debug, Args)]
+pub(super) struct DrillWords {
+    #[command(subcommand)]
+    pub command: DrillCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DrillCommand {
+    /// List the drills on record, and say whether the row of records is whole
+    #[command(after_help = "Examples:\n  barback drill history\n  barback drill history --since 90d -o csv\n  \
+                            barback drill history --since 2026-01-01 -o json\n\n\
+                            Each record holds the digest of the one before it. Exits 0 when the row is whole, 1 when a record \
+                            is missing, was changed or cannot be read.")]
+    History(HistoryOptions),
 }
 
 #[derive(Debug, Args)]
@@ -352,7 +372,7 @@ impl Cli {
         let mut layer = Layer {
             store: check("--store", global.store.as_deref(), config::store_url)?,
             server: check("--server", global.server.as_deref(), config::server_name)?,
-            output: global.output,
+            output: self.output()?,
             endpoint_url: check("--endpoint-url", global.endpoint_url.as_deref(), config::endpoint_url)?,
             addressing_style: global.s3_addressing_style,
             aws_profile: check("--aws-profile", global.aws_profile.as_deref(), config::one_word)?,
@@ -387,12 +407,32 @@ impl Cli {
             Words::List
             | Words::Show { .. }
             | Words::Status(_)
+            | Words::Drill(_)
             | Words::Keep(_)
             | Words::Completions { .. }
             | Words::InstallLinks { .. }
             | Words::Version => {}
         }
         Ok(layer)
+    }
+}
+
+impl Cli {
+    /// Whether rows for a spreadsheet are asked for.
+    pub fn is_csv(&self) -> bool {
+        self.global.output == Some(AnswerShape::Csv)
+    }
+
+    /// What other shape is asked for.
+    fn output(&self) -> Result<Option<OutputFormat>> {
+        match self.global.output {
+            Some(AnswerShape::Csv) if !matches!(self.command, Words::Drill(_)) => {
+                Err(Error::usage("csv is for \"drill history\" alone").with_hint("Use -o text or -o json."))
+            }
+            None | Some(AnswerShape::Csv) => Ok(None),
+            Some(AnswerShape::Text) => Ok(Some(OutputFormat::Text)),
+            Some(AnswerShape::Json) => Ok(Some(OutputFormat::Json)),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-pub use crate::domain::measure::{human_duration, human_size};
+pub use crate::domain::measure::{count_of, human_duration, human_size};
 use crate::error::{Error, Result};
 
 /// Units of size; the longer names stand first so that a suffix match finds the right one.

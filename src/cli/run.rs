@@ -14,7 +14,7 @@ use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, S
 use crate::cli::progress::Screen;
 use crate::cli::store::{Traffic, open, receipts};
 use crate::cli::zone::Zone;
-use crate::cli::{check, damage, exit_code, expire, status, verify, wal_archive_all, wal_restore};
+use crate::cli::{check, damage, drill_history, exit_code, expire, status, verify, wal_archive_all, wal_restore};
 use crate::commands::backup::{self, BackupDone};
 use crate::commands::catalog;
 use crate::commands::progress::Progress;
@@ -76,6 +76,9 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
             output::show(out, around.stdout(&settings), loaded.find(&id)?)
         }),
         Command::Status(args) => status::run(&args, &settings, around, out),
+        Command::DrillHistory(args) => {
+            return single_threaded()?.block_on(drill_history::run(args, &settings, around, out));
+        }
         Command::Check(args) => return multi_threaded()?.block_on(check::run(&settings, args, around, out)),
         Command::Expire(args) => expire::run_expire(&args, &settings, around, out),
         Command::Delete(args) => expire::run_delete(&args, &settings, around, out),

@@ -10,7 +10,7 @@ use super::output::{self, StatusView};
 use super::run::{Surroundings, as_libpq_sees_it, single_threaded};
 use super::store::{Traffic, open};
 use crate::commands::archive_state::ArchiveState;
-use crate::commands::host_state;
+use crate::commands::{drill_records, host_state};
 use crate::error::Result;
 use crate::postgres::conninfo::Conninfo;
 
@@ -60,6 +60,9 @@ async fn look(args: &StatusArgs, settings: &Settings, around: &Surroundings<'_>)
     let archive = open(&settings.store, around.environment, Traffic::SMALL_READS).await?;
     let state = ArchiveState::read(&archive, around.now).await?;
     let mut view = StatusView::of(&state, &settings.store.server, &settings.store.url);
+    if let Some(newest) = drill_records::newest(&archive, &state.survey.ours).await? {
+        view.add_drill(&newest);
+    }
     if let Some(HostArgs { dbname, pgdata }) = &args.host {
         let conninfo = Conninfo::resolve(dbname.as_deref(), &as_libpq_sees_it(around.environment))?;
         view.add_host(&host_state::read(&conninfo, pgdata.as_deref()).await, &state);

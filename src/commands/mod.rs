@@ -17,6 +17,7 @@ pub mod delete;
 pub mod deletion;
 pub mod drill_checks;
 pub mod drill_pages;
+pub mod drill_records;
 pub mod expire;
 mod expiry_lock;
 mod extract;

@@ -226,6 +226,13 @@ pub struct RecoveryTime {
 }
 
 impl DrillRecord {
+    /// When the last drill that passed at level 3 ended: this one, or the last one before it.
+    #[must_use]
+    pub fn last_passed_so_far(&self) -> Option<DateTime<Utc>> {
+        let has_passed = self.verdict == Verdict::Pass && self.level == DrillLevel::Recovery;
+        if has_passed { Some(self.ended) } else { self.last_passed }
+    }
+
     /// The record as JSON that people can read, with a line feed at the end.
     pub fn to_json(&self) -> Result<String> {
         let fail = |error: serde_json::Error| {
@@ -270,5 +277,223 @@ mod as_level {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DrillLevel, D::Error> {
         u8::deserialize(deserializer)?.try_into().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A drill as one may turn out, for tests of whoever reads or shows records.
+#[cfg(test)]
+#[expect(clippy::too_many_lines, reason = "a drill has many sides")]
+pub(crate) fn example() -> DrillRecord {
+    let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+    let phase = |name: &str, began_ms: u64, took_ms: u64, bytes: Option<u64>, shares: &[(&str, u64)]| DrillPhase {
+        name: name.to_owned(),
+        began_ms,
+        took_ms,
+        bytes,
+        shares: shares
+            .iter()
+            .map(|(name, took_ms)| PhaseShare { name: (*name).to_owned(), took_ms: *took_ms })
+            .collect(),
+    };
+    let check =
+        |name: &str, kind: &str, database: Option<&str>, expected: &str, found: &str, took_ms: u64| DrillCheck {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            database: database.map(str::to_owned),
+            outcome: CheckOutcome::Pass,
+            expected: Some(expected.to_owned()),
+            found: Some(found.to_owned()),
+            detail: None,
+            took_ms,
+        };
+    DrillRecord {
+        schema: SCHEMA,
+        sequence: Some(12),
+        previous_sha256: Some("9f2c61d0a7f3be5483c2a4de0b90c15d7748ac0f5e3b1d926ab7f04c8e5d3179".to_owned()),
+        last_passed: Some(at("2026-08-24T03:41:12Z")),
+        started: at("2026-11-24T03:15:00Z"),
+        ended: at("2026-11-24T03:49:22.470Z"),
+        level: DrillLevel::Recovery,
+        verdict: Verdict::Pass,
+        reason: None,
+        hint: None,
+        place: DrillPlace {
+            store: "s3://backups/production".to_owned(),
+            server: "main".to_owned(),
+            system_identifier: Some("7711472810298602207".to_owned()),
+            host: "drill-7".to_owned(),
+            user: "postgres".to_owned(),
+            barback: "0.1.0".to_owned(),
+            postgresql: Some("18.4".to_owned()),
+        },
+        backup: Some(DrilledBackup {
+            id: "20261123T083817".to_owned(),
+            name: Some("nightly".to_owned()),
+            major_version: Some(18),
+            ended: Some(at("2026-11-23T08:57:40.120Z")),
+            end_lsn: Some("16/A40001C8".to_owned()),
+            bytes: Some(128_849_018_880),
+            stored_bytes: Some(44_339_671_040),
+        }),
+        target: DrillTarget {
+            asked: "random".to_owned(),
+            seed: Some(8_151_623_042),
+            time: Some(at("2026-11-23T17:03:11.500Z")),
+            lsn: None,
+            timeline: Some(3),
+            action: Some("promote".to_owned()),
+        },
+        proof: Some(TargetProof {
+            postgresql_said: Some(
+                "recovery stopping before commit of transaction 8214377, time 2026-11-23 17:03:12.718203+00".to_owned(),
+            ),
+            replay_lsn: Some("1E/71A4E7F0".to_owned()),
+            last_replayed: Some(at("2026-11-23T17:03:11.094417Z")),
+            next_commit: Some(at("2026-11-23T17:03:12.718203Z")),
+            next_commit_lsn: Some("1E/71A4E820".to_owned()),
+            timeline: Some(4),
+            ended_as: Some("promoted".to_owned()),
+        }),
+        phases: vec![
+            phase("plan", 0, 1_840, None, &[]),
+            phase(
+                "fetch",
+                1_840,
+                1_092_160,
+                Some(44_339_671_040),
+                &[("download", 5_812_000), ("unpack and write", 2_446_000)],
+            ),
+            phase("sync", 1_094_000, 37_310, None, &[]),
+            phase("start", 1_131_310, 8_420, None, &[]),
+            phase(
+                "replay",
+                1_139_730,
+                403_600,
+                Some(33_554_432_000),
+                &[("replaying", 381_200), ("waiting for WAL", 22_400)],
+            ),
+            phase("promote", 1_543_330, 3_110, None, &[]),
+            phase("checks", 1_546_440, 489_900, None, &[]),
+            phase("stop", 2_036_340, 1_720, None, &[]),
+            phase("clean up", 2_038_060, 24_410, None, &[]),
+        ],
+        checks: vec![
+            check("page checksums", "pages", None, "no damaged page", "15728640 pages", 214_800),
+            DrillCheck {
+                detail: Some("its budget was 3 min; the largest relations were left out".to_owned()),
+                ..check("pg_amcheck", "amcheck", Some("shop"), "no damage", "41 of 52 relations", 180_000)
+            },
+            check("invalid indexes", "indexes", Some("shop"), "0", "0", 120),
+            DrillCheck {
+                outcome: CheckOutcome::Notice,
+                detail: Some("table \"public.carts\" has 38 % fewer rows than when the backup was taken".to_owned()),
+                ..check("tables", "tables", Some("shop"), "64 tables", "64 tables", 860)
+            },
+            check("orders are there", "sql", Some("shop"), "at least 48000000", "48213907", 61_300),
+            check("newest order", "freshness", Some("shop"), "at most 5 min before the target", "406 ms before", 2_410),
+            DrillCheck {
+                outcome: CheckOutcome::Skipped,
+                expected: None,
+                found: None,
+                detail: Some("there is no table \"events\" in it".to_owned()),
+                ..check("events of the day", "sql", Some("analytics"), "", "", 90)
+            },
+        ],
+        recovery: Some(RecoveryTime {
+            total_ms: 1_546_440,
+            objective_ms: Some(1_800_000),
+            bottleneck: Some("store".to_owned()),
+            replayed_bytes: 33_554_432_000,
+            segments: 2000,
+            late_segments: 31,
+            starved_ms: 22_400,
+            replay_bytes_per_s: Some(88_023_169),
+            wal_bytes_per_hour: Some(4_100_000_000),
+            base_interval_ms: Some(86_400_000),
+            worst_case_ms: Some(2_260_700),
+            needed_interval_ms: Some(50_760_000),
+            sentence: Some(
+                "At 84 MiB/s of replay and 3.8 GiB of WAL an hour, a recovery just before the next base backup takes \
+                 37 min 41 s. To keep 30 min 00 s, take a base backup every 14 h 06 min."
+                    .to_owned(),
+            ),
+        }),
+        peak_memory_bytes: Some(141_557_760),
+        notes: vec!["pg_cron was left out of shared_preload_libraries: it is not installed on this host".to_owned()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_record_is_written_as_documented() {
+        let formats = include_str!("../../docs/formats.md");
+        let json = example().to_json().unwrap();
+        assert!(formats.contains(json.trim_end()), "docs/formats.md shows another record than\n{json}");
+    }
+
+    #[test]
+    fn a_record_is_read_back_with_unknown_fields_and_without_empty_ones() {
+        let record = example();
+        let json = record.to_json().unwrap();
+        assert_eq!(DrillRecord::from_json(json.as_bytes()).unwrap(), record);
+        let more = json.replacen('{', "{ \"later\": [1, {}],", 1);
+        assert_eq!(DrillRecord::from_json(more.as_bytes()).unwrap(), record);
+        let bare = DrillRecord {
+            sequence: None,
+            previous_sha256: None,
+            last_passed: None,
+            backup: None,
+            target: DrillTarget::default(),
+            proof: None,
+            phases: Vec::new(),
+            checks: Vec::new(),
+            recovery: None,
+            ..record
+        };
+        assert_eq!(DrillRecord::from_json(bare.to_json().unwrap().as_bytes()).unwrap(), bare);
+    }
+
+    #[test]
+    fn other_schemas_levels_and_lengths_are_refused() {
+        let json = example().to_json().unwrap();
+        let kind = |json: &str| DrillRecord::from_json(json.as_bytes()).unwrap_err().kind();
+        assert_eq!(kind(&json.replace("\"schema\": 1", "\"schema\": 2")), ErrorKind::Mismatch);
+        assert_eq!(kind(&json.replace("\"level\": 3", "\"level\": 4")), ErrorKind::Corrupt);
+        assert_eq!(kind(&json.replace("\"verdict\": \"pass\"", "\"verdict\": \"good\"")), ErrorKind::Corrupt);
+        assert_eq!(kind(&" ".repeat(MAX_BYTES + 1)), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn only_a_pass_at_level_3_counts_as_passed() {
+        let record = example();
+        assert_eq!(record.last_passed_so_far(), Some(record.ended));
+        for other in [
+            DrillRecord { verdict: Verdict::Inconclusive, ..example() },
+            DrillRecord { verdict: Verdict::Fail, ..example() },
+            DrillRecord { level: DrillLevel::Bytes, ..example() },
+        ] {
+            assert_eq!(other.last_passed_so_far(), record.last_passed);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = DrillRecord::from_json(&bytes);
+        }
+
+        /// Bytes of a real record with one of them changed.
+        #[test]
+        fn a_damaged_record_is_read_or_refused(at in any::<prop::sample::Index>(), byte: u8) {
+            let mut json = example().to_json().unwrap().into_bytes();
+            let at = at.index(json.len());
+            json[at] = byte;
+            let _ = DrillRecord::from_json(&json);
+        }
     }
 }

@@ -219,6 +219,14 @@ impl ServerPrefix {
         format!("{self}barback/drills/{sequence:08}.json")
     }
 
+    /// The place in the row of the drill whose record `key` is; none for any key that [`Self::drill`] does not make.
+    #[must_use]
+    pub fn drill_from_key(&self, key: &str) -> Option<u64> {
+        let digits = key.strip_prefix(&self.drills())?.strip_suffix(".json")?;
+        let sequence = digits.parse().ok().filter(|sequence| *sequence > 0)?;
+        (self.drill(sequence) == key).then_some(sequence)
+    }
+
     /// The WAL file `key` holds; none for anything that is no WAL file in its right directory.
     #[must_use]
     pub fn wal_from_key(&self, key: &str) -> Option<(WalFileName, Compression)> {
@@ -377,6 +385,25 @@ mod tests {
             assert_eq!(timeline(&format!("pfx/main/wals/{other}")), None, "{other}");
         }
         assert_eq!(timeline("pfx/other/wals/0000000a00000001/"), None);
+    }
+
+    #[test]
+    fn a_drill_s_number_is_read_from_its_key_and_from_no_other() {
+        for sequence in [1, 12, 99_999_999, 100_000_000, u64::MAX] {
+            assert_eq!(prefix().drill_from_key(&prefix().drill(sequence)), Some(sequence));
+        }
+        for other in [
+            "00000000.json",
+            "1.json",
+            "000000001.json",
+            "+0000001.json",
+            "00000001.JSON",
+            "00000001",
+            "sub/00000001.json",
+        ] {
+            assert_eq!(prefix().drill_from_key(&format!("pfx/main/barback/drills/{other}")), None, "{other}");
+        }
+        assert_eq!(prefix().drill_from_key("pfx/other/barback/drills/00000001.json"), None);
     }
 
     #[test]

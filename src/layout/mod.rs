@@ -7,6 +7,7 @@ pub mod backup_info;
 pub mod backup_record;
 pub mod catalog_cache;
 pub mod content_facts;
+pub mod drill_chain;
 pub mod drill_record;
 pub mod expiry_lock;
 pub mod identity;

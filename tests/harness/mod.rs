@@ -38,6 +38,7 @@ mod backups;
 mod barman;
 mod barman_process;
 mod certificate;
+mod chromium;
 mod cluster;
 mod directory;
 mod gcs_server;
@@ -60,6 +61,7 @@ pub use backups::{
 pub use barman::{BARMAN_COMMANDS, BARMAN_VERSION, Barman, Face};
 pub use barman_process::BarmanProcess;
 pub use certificate::Certificate;
+pub use chromium::Chromium;
 pub use cluster::{Checked, Cluster, ClusterOptions};
 pub use directory::{TestDir, give_away};
 pub use gcs_server::{GCS_PAGE, GcsServer};

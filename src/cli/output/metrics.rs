@@ -14,10 +14,11 @@ use crate::error::Result;
 /// Times are seconds since 1970, 0 for "never", as `CloudNativePG` has them; beside each stands its age, for evaluators that
 /// have no clock. What is not known is left out.
 pub fn metrics(out: &mut dyn Write, view: &StatusView) -> Result<()> {
-    let mut page = Page { server: label_value(&view.server), name: String::new(), text: String::new() };
+    let mut page = Page::of(&view.server);
     recovery(&mut page, view);
     backups(&mut page, view);
     verifications(&mut page, view);
+    drill(&mut page, view);
     wal(&mut page, view);
     page.family("stored_bytes", "Bytes below the server's prefix in the store");
     let other = view.stored.total_bytes - view.stored.backup_bytes - view.stored.wal_bytes;
@@ -30,7 +31,7 @@ pub fn metrics(out: &mut dyn Write, view: &StatusView) -> Result<()> {
         let of_it = view.findings.iter().filter(|finding| finding.severity == severity.word()).count();
         page.sample(&[("severity", severity.word())], of_it);
     }
-    emit(out, page.text.as_bytes())
+    emit(out, page.into_text().as_bytes())
 }
 
 fn recovery(page: &mut Page, view: &StatusView) {
@@ -108,6 +109,38 @@ fn verifications(page: &mut Page, view: &StatusView) {
     }
 }
 
+fn drill(page: &mut Page, view: &StatusView) {
+    let last = view.drill.as_ref();
+    page.single(
+        "drill_last_timestamp_seconds",
+        "When the last drill ended; 0 when none is on record",
+        seconds(last.and_then(|drill| drill.ended.as_deref())),
+    );
+    page.single(
+        "drill_last_passed_timestamp_seconds",
+        "When a drill last passed at level 3; 0 when none did",
+        seconds(last.and_then(|drill| drill.last_passed.as_deref())),
+    );
+    page.family("drill_last_verdict", "What the last drill came to: 1 for its verdict, 0 for the others");
+    for verdict in ["pass", "fail", "inconclusive"] {
+        let is_it = last.and_then(|drill| drill.verdict.as_deref()) == Some(verdict);
+        page.sample(&[("verdict", verdict)], u8::from(is_it));
+    }
+    let Some(last) = last else { return };
+    if let Some(level) = last.level {
+        page.single("drill_last_level", "How far the last drill went, 1 to 3", level);
+    }
+    for (name, help, value) in [
+        ("drill_last_recovery_seconds", "How long recovery took in the last drill", last.recovery_s),
+        ("drill_last_objective_seconds", "How long it may take", last.objective_s),
+        ("drill_last_worst_case_seconds", "How long it would take just before the next base backup", last.worst_case_s),
+    ] {
+        if let Some(value) = value {
+            page.single(name, help, value);
+        }
+    }
+}
+
 fn wal(page: &mut Page, view: &StatusView) {
     page.single("wal_gaps", "Stretches of missing WAL between segments that are there", view.gaps.len());
     let missing: u64 = view.gaps.iter().map(|gap| gap.segments).sum();
@@ -147,6 +180,16 @@ pub(super) struct Page {
 }
 
 impl Page {
+    /// An empty page of `server`'s metrics.
+    pub(super) fn of(server: &str) -> Self {
+        Self { server: label_value(server), name: String::new(), text: String::new() }
+    }
+
+    /// All that was written.
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+
     /// A metric with one sample.
     pub(super) fn single(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
         self.family(name, help);

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod check;
+pub mod drill;
 mod expire;
 mod metrics;
 mod outcome;

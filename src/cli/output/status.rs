@@ -1,6 +1,7 @@
 //! What `status` prints: one screen for people, one document for programs.
 
 use std::io::Write;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -84,6 +85,9 @@ fn summary<'l>(style: Style, view: &StatusView) -> Vec<(&'l str, String)> {
         lines.push(("last backup", format!("{}{age}, {} stored", last.id, human_size(last.stored_bytes))));
     }
     lines.push(("verified", verified(view, &ago)));
+    lines.extend(
+        drilled(view, &ago).into_iter().zip(["last drill", "drill passed"]).map(|(words, label)| (label, words)),
+    );
     lines.extend(view.host.as_ref().map(|host| ("this host", host_words(host))));
     lines.push((
         "stored",
@@ -123,6 +127,38 @@ fn verified(view: &StatusView, ago: &dyn Fn(i64) -> String) -> String {
             format!("backup {}: {} ({}), {} ago", clean(&seen.subject), seen.verdict, seen.depth, ago(seen.age_s))
         }
     }
+}
+
+/// The last drill, and when one last passed where that is another one.
+fn drilled(view: &StatusView, ago: &dyn Fn(i64) -> String) -> Vec<String> {
+    let Some(drill) = &view.drill else {
+        return vec!["never: nothing has proved yet that a backup restores, and how long that takes".to_owned()];
+    };
+    if let Some(error) = &drill.error {
+        return vec![clean(error)];
+    }
+    let time = |seconds: f64| human_duration(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let recovery = match (drill.recovery_s, drill.objective_s) {
+        (Some(took), Some(objective)) => format!(", recovered in {} (objective {})", time(took), time(objective)),
+        (Some(took), None) => format!(", recovered in {}", time(took)),
+        (None, _) => String::new(),
+    };
+    let verdict = drill.verdict.as_deref().unwrap_or_default();
+    let reason = drill.reason.as_deref().map_or(String::new(), |reason| format!(": {}", clean(reason)));
+    let last = format!(
+        "{verdict} (level {}), {} ago{recovery}{reason}",
+        drill.level.unwrap_or_default(),
+        ago(drill.age_s.unwrap_or_default())
+    );
+    let passed = match drill.last_passed_age_s {
+        None => Some("never at level 3".to_owned()),
+        Some(age) => drill
+            .last_passed
+            .as_ref()
+            .filter(|_| drill.last_passed != drill.ended)
+            .map(|at| format!("{} ago at level 3 ({})", ago(age), at)),
+    };
+    std::iter::once(last).chain(passed).collect()
 }
 
 fn timelines(view: &StatusView) -> String {

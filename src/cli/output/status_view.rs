@@ -1,11 +1,14 @@
 //! The state of an archive as `status` and its metrics show it, field by field the JSON document.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::clean;
 use crate::cli::zone::rfc3339;
 use crate::commands::archive_state::ArchiveState;
+use crate::commands::drill_records::NewestDrill;
 use crate::commands::survey::Surveyed;
 use crate::domain::archive_health::{gap_words, is_running};
 use crate::domain::backup::{Backup, BackupStatus};
@@ -13,6 +16,7 @@ use crate::domain::finding::Finding;
 use crate::domain::host::HostState;
 use crate::domain::recoverability::{Interval, TimelineState};
 use crate::error::Result;
+use crate::layout::drill_record::DrillRecord;
 
 /// The state of an archive. Field by field the JSON document.
 ///
@@ -37,6 +41,8 @@ pub struct StatusView {
     pub backups: BackupsView,
     /// The newest verifications on record.
     pub verifications: Vec<VerificationView>,
+    /// The last drill on record; null when there never was one.
+    pub drill: Option<DrillView>,
     /// What everything comes to in the store.
     pub stored: StoredView,
     /// The server on this host, where it was asked.
@@ -178,6 +184,37 @@ pub struct VerificationView {
     pub age_s: i64,
 }
 
+/// The last drill on record.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct DrillView {
+    /// Its number.
+    pub sequence: u64,
+    /// Why its record cannot be read; then there is nothing else.
+    pub error: Option<String>,
+    /// When it ended.
+    pub ended: Option<String>,
+    /// How long ago.
+    pub age_s: Option<i64>,
+    /// How far it went, 1 to 3.
+    pub level: Option<u8>,
+    /// `pass`, `fail` or `inconclusive`.
+    pub verdict: Option<String>,
+    /// Why it did not pass.
+    pub reason: Option<String>,
+    /// The backup that was restored.
+    pub backup: Option<String>,
+    /// How long recovery took.
+    pub recovery_s: Option<f64>,
+    /// How long it may take.
+    pub objective_s: Option<f64>,
+    /// How long it would take just before the next base backup.
+    pub worst_case_s: Option<f64>,
+    /// When a drill last passed at level 3, this one or one before it.
+    pub last_passed: Option<String>,
+    /// How long ago.
+    pub last_passed_age_s: Option<i64>,
+}
+
 /// Bytes in the store.
 #[derive(Debug, Clone, Serialize)]
 pub struct StoredView {
@@ -302,6 +339,7 @@ impl StatusView {
                 total_bytes: survey.stored_bytes(),
                 wal_objects: survey.wal_objects,
             },
+            drill: None,
             host: None,
             findings: state.findings().iter().map(FindingView::from).collect(),
             now: *now,
@@ -311,12 +349,44 @@ impl StatusView {
 }
 
 impl StatusView {
+    /// Adds what the newest record of a drill says.
+    pub fn add_drill(&mut self, newest: &NewestDrill) {
+        self.drill = Some(match &newest.record {
+            Ok(record) => drill_view(newest.sequence, record, self.now),
+            Err(error) => {
+                DrillView { sequence: newest.sequence, error: Some(error.to_string()), ..DrillView::default() }
+            }
+        });
+    }
+
     /// Adds what the server on this host said, or that it did not answer.
     pub fn add_host(&mut self, host: &Result<HostState>, archive: &ArchiveState) {
         self.host = Some(match host {
             Ok(host) => host_view(host, archive),
             Err(error) => HostView { error: Some(error.to_string()), ..HostView::default() },
         });
+    }
+}
+
+fn drill_view(sequence: u64, record: &DrillRecord, now: DateTime<Utc>) -> DrillView {
+    let seconds = |millis: u64| Duration::from_millis(millis).as_secs_f64();
+    let age = |time: DateTime<Utc>| (now - time).num_seconds();
+    let recovery = record.recovery.as_ref();
+    let last_passed = record.last_passed_so_far();
+    DrillView {
+        sequence,
+        error: None,
+        ended: Some(rfc3339(record.ended)),
+        age_s: Some(age(record.ended)),
+        level: Some(record.level.into()),
+        verdict: Some(record.verdict.to_string()),
+        reason: record.reason.clone(),
+        backup: record.backup.as_ref().map(|backup| backup.id.clone()),
+        recovery_s: recovery.map(|recovery| seconds(recovery.total_ms)),
+        objective_s: recovery.and_then(|recovery| recovery.objective_ms).map(seconds),
+        worst_case_s: recovery.and_then(|recovery| recovery.worst_case_ms).map(seconds),
+        last_passed: last_passed.map(rfc3339),
+        last_passed_age_s: last_passed.map(age),
     }
 }
 
