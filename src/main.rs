@@ -11,7 +11,7 @@ use barback::cli::invocation::{Invocation, LogFormat, Run};
 use barback::cli::progress::Screen;
 use barback::cli::run::{Surroundings, run};
 use barback::cli::zone::Zone;
-use barback::cli::{barman, links, log, native, output};
+use barback::cli::{barman, drill, links, log, native, output};
 use barback::error::{Error, ErrorKind, Result};
 
 fn main() -> ExitCode {
@@ -30,6 +30,9 @@ fn main() -> ExitCode {
         // for a crash of one of its own (process_pm_child_exit in postmaster.c): it would start the whole server anew.
         let _ = std::panic::catch_unwind(|| called(argv, &environment));
         return ExitCode::SUCCESS;
+    }
+    if let Some(error) = drill::keep_server(&argv) {
+        return end_plainly(Err(error));
     }
     called(argv, &environment)
 }

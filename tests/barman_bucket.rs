@@ -269,6 +269,20 @@ fn postgresql_recovers_from_it_to_the_end_of_each_timeline() {
     }
 }
 
+#[test]
+fn a_drill_of_barman_s_backup_passes() {
+    let Some(version) = Postgres::version(15) else { return };
+    let store = bucket();
+    store.remove("main/wals/0000000100000000/000000010000000000000020.partial.gz");
+    let workdir = store.dir.create_dir("drills");
+    let drill = store.run(&["drill", "-o", "json", "--role", "pgtest", "--pg-bindir"]).arg(&version.bindir);
+    let finished = drill.arg("--workdir").arg(&workdir).success();
+    let record: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(record["verdict"], "pass", "{record:#}");
+    assert_eq!(record["target"]["timeline"], 2, "{record:#}");
+    assert_eq!(std::fs::read_dir(&workdir).unwrap().count(), 0);
+}
+
 fn wait_for_promotion(cluster: &Cluster) {
     let started = Instant::now();
     while ask(cluster, "SELECT pg_is_in_recovery()") != "f" {

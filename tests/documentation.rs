@@ -451,6 +451,7 @@ fn flags_of_every_command() -> BTreeSet<String> {
         "wal-restore",
         "backup",
         "restore",
+        "drill",
         "list",
         "show",
         "status",

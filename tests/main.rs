@@ -15,6 +15,7 @@ mod barman_retention;
 mod base_backup;
 mod check;
 mod documentation;
+mod drill;
 mod drill_checks;
 mod drill_history;
 mod drill_report;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job on a scratch cluster, in one minute: archive WAL while pgbench runs, take a base backup, drop a table,
-# restore to the moment before, and look. Everything happens in one directory under /tmp and is removed at the end
+# restore to the moment before, and look; then a drill does all of that on its own. Everything happens in one directory under /tmp and is removed at the end
 # (BARBACK_KEEP=1 keeps it). Works as root (the server then runs as nobody) and as a plain user.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -53,8 +53,16 @@ main() {
     local after
     after="$(PGPORT=$PORT_COPY sql "SELECT count(*) FROM pgbench_history")"
     [[ "$after" == "$before" ]] || die "the copy has $after rows, $before were expected"
+
+    step "drill: let barback prove all of that"
+    mkdir "$DEMO/drills" "$DEMO/report"
+    ! is_root || chown "$UNPRIVILEGED_ID:$UNPRIVILEGED_ID" "$DEMO/drills" "$DEMO/report"
+    barback drill --target-time "$moment" --objective 1m --pg-bindir "$BIN" --workdir "$DEMO/drills" --report "$DEMO/report"
     finish_steps
-    printf '\nThe table is back: %s rows, as at %s.\n\n' "$after" "$moment"
+    local report="${CARGO_TARGET_DIR:-target}/demo-drill"
+    mkdir -p "$report"
+    cp "$DEMO"/report/drill.* "$report/"
+    printf '\nThe table is back: %s rows, as at %s.\nThe drill'"'"'s report: %s/drill.html\n\n' "$after" "$moment" "$(cd "$report" && pwd)"
     print_steps $((SECONDS - start))
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap_complete::Shell;
 
 use super::check::CheckArgs;
+use super::drill::DrillArgs;
 use super::drill_history::HistoryArgs;
 use super::exit_code::Caller;
 use super::expire::{DeleteArgs, ExpireArgs, KeepArgs};
@@ -180,6 +181,8 @@ pub enum Command {
         /// An id, a name, `latest` or `oldest`.
         id: String,
     },
+    /// `drill`.
+    Drill(Box<DrillArgs>),
     /// `status`.
     Status(StatusArgs),
     /// `verify [ID|--all]`.
@@ -226,6 +229,8 @@ pub struct WalRestoreArgs {
     pub idle: Duration,
     /// It is the helper that fetches ahead, not a call of recovery.
     pub fetch_ahead: bool,
+    /// A drill's file, to which a line is added.
+    pub journal: Option<PathBuf>,
 }
 
 /// `backup`.

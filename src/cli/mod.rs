@@ -6,6 +6,7 @@ pub mod barman;
 pub mod check;
 pub mod config;
 pub mod damage;
+pub mod drill;
 pub mod drill_checks;
 pub mod drill_history;
 pub mod exit_code;

@@ -16,9 +16,7 @@ use super::invocation::{
     AddressingStyle, BackupArgs, Command, Invocation, LogFormat, LogSettings, RestoreArgs, Run, Settings,
     StoreSettings, WalArchiveArgs, WalRestoreArgs,
 };
-use super::native_grammar::{
-    Cli, DrillCommand, DrillWords, GlobalOptions, RestoreOptions, WalArchiveOptions, Words, absolute,
-};
+use super::native_grammar::{Cli, DrillCommand, GlobalOptions, RestoreOptions, WalArchiveOptions, Words, absolute};
 use super::status::{HostArgs, StatusArgs};
 use super::wal_archive_all::{DEFAULT_JOBS, WalArchiveAllArgs};
 use super::zone::Zone;
@@ -153,7 +151,7 @@ fn invocation(cli: Cli, env: &BTreeMap<String, String>, local: Zone, default_con
     let wal_restore_jobs = match (said.wal_restore.jobs, file.wal_restore.jobs) {
         (None, Some(_)) => None,
         // Counting cores takes longer than all else here, and most calls archive WAL.
-        (None, None) if !matches!(run, Words::Restore(_)) => None,
+        (None, None) if !matches!(run, Words::Restore(_) | Words::Drill(_)) => None,
         (said, _) => Some(said.unwrap_or_else(jobs_of_a_copy)),
     };
     let handed_on = hand_on(&store, explicit_config, |says| !says(&said) && says(&file));
@@ -280,6 +278,7 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
             jobs: merged.wal_restore.jobs.unwrap_or(1),
             idle: merged.wal_restore.idle.unwrap_or(DEFAULT_IDLE),
             fetch_ahead: options.fetch_ahead,
+            journal: options.journal,
         }),
         Words::Backup(options) => Command::Backup(BackupArgs {
             dbname: merged.backup.dbname,
@@ -304,14 +303,27 @@ fn command(words: Words, merged: Layer, local: Zone) -> Result<Command> {
             host: options.host.then_some(HostArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
         }),
         Words::Verify(args) => Command::Verify(args.within(merged.max_memory_bytes)),
-        Words::Drill(DrillWords { command: DrillCommand::History(options) }) => {
-            Command::DrillHistory(options.args(local))
-        }
+        Words::Drill(words) => match words.command {
+            Some(DrillCommand::History(options)) => Command::DrillHistory(options.args(local)),
+            None => {
+                let (memory, jobs) = (max_memory(&merged), restore_jobs(&merged));
+                Command::Drill(Box::new(words.options.args(memory, jobs, merged.restore_max_rate_bytes, local)?))
+            }
+        },
         Words::Check(_) => Command::Check(CheckArgs { dbname: merged.backup.dbname, pgdata: merged.backup.pgdata }),
         Words::Completions { .. } | Words::InstallLinks { .. } | Words::Version => {
             return Err(Error::new(ErrorKind::Bug, "a command without a store came to one with a store"));
         }
     })
+}
+
+fn max_memory(merged: &Layer) -> usize {
+    merged.max_memory_bytes.unwrap_or(memory::DEFAULT_BYTES)
+}
+
+fn restore_jobs(merged: &Layer) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    merged.restore_jobs.unwrap_or_else(|| (2 * cores()).min(MAX_DEFAULT_RESTORE_JOBS))
 }
 
 fn restore_args(options: RestoreOptions, merged: &Layer, local: Zone) -> Result<RestoreArgs> {
@@ -321,16 +333,12 @@ fn restore_args(options: RestoreOptions, merged: &Layer, local: Zone) -> Result<
             return Err(Error::usage(format!("tablespace \"{name}\" is given two directories")));
         }
     }
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Ok(RestoreArgs {
         directory: absolute(&options.directory)?,
         backup: options.backup,
         request: options.target.request(local)?,
         tablespaces,
-        jobs: memory::for_readers(
-            merged.max_memory_bytes.unwrap_or(memory::DEFAULT_BYTES),
-            merged.restore_jobs.unwrap_or((2 * cores).min(MAX_DEFAULT_RESTORE_JOBS)),
-        ),
+        jobs: memory::for_readers(max_memory(merged), restore_jobs(merged)),
         max_rate_bytes: merged.restore_max_rate_bytes,
         plan: options.plan,
         recovery: !options.no_recovery,

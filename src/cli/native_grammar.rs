@@ -10,6 +10,7 @@ use clap_complete::Shell;
 
 use super::check::CheckOptions;
 use super::config::{self, CompressionLayer, Layer};
+use super::drill::DrillOptions;
 use super::drill_history::HistoryOptions;
 use super::expire::{DeleteOptions, ExpireOptions, KeepOptions};
 use super::invocation::{AddressingStyle, AnswerShape, LogFormat, OutputFormat};
@@ -127,6 +128,11 @@ pub(super) enum Words {
         #[arg(value_name = "ID")]
         id: String,
     },
+    /// Prove that a backup restores: recover a copy, look into it, clean up
+    #[command(after_help = "Examples:\n  barback drill\n  barback drill --target random --objective 2h\n  \
+                            barback drill --level 1\n\n\
+                            Exits 0 when it passed, 1 when the backup is at fault, 5 when this host or the store was.")]
+    Drill(Box<DrillWords>),
     /// Show what can be recovered, what is missing, and what should be done
     #[command(after_help = "Examples:\n  barback status\n  \
                             barback status --host -o json\n\n\
@@ -139,8 +145,6 @@ pub(super) enum Words {
                             damaged, 5 when not everything could be looked at."
     )]
     Verify(VerifyArgs),
-    /// Prove that a backup restores, and show what earlier drills came to
-    Drill(DrillWords),
     /// Look whether this host can archive, and what keeps it from it
     #[command(after_help = "Examples:\n  barback check -d 'host=/run/postgresql user=postgres'\n  \
                             barback check -o json\n\n\
@@ -182,9 +186,12 @@ pub(super) enum Words {
 
 /// The words behind `drill`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct DrillWords {
     #[command(subcommand)]
-    pub command: DrillCommand,
+    pub command: Option<DrillCommand>,
+    #[command(flatten)]
+    pub options: DrillOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -233,6 +240,9 @@ pub(super) struct WalRestoreOptions {
     /// This is the process that fetches them
     #[arg(long, hide = true)]
     pub fetch_ahead: bool,
+    /// What the call came to is added to this file
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub journal: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -400,6 +410,12 @@ impl Cli {
                 layer.restore_max_rate_bytes = options.max_rate;
                 layer.max_memory_bytes = options.max_memory;
             }
+            Words::Drill(words) => {
+                let options = &words.options;
+                layer.restore_jobs = options.jobs;
+                layer.restore_max_rate_bytes = options.max_rate;
+                layer.max_memory_bytes = options.max_memory;
+            }
             Words::Verify(options) => layer.max_memory_bytes = options.max_memory,
             Words::Check(options) => layer.backup = options.layer()?,
             Words::Expire(options) => layer.expire = options.layer(),
@@ -407,7 +423,6 @@ impl Cli {
             Words::List
             | Words::Show { .. }
             | Words::Status(_)
-            | Words::Drill(_)
             | Words::Keep(_)
             | Words::Completions { .. }
             | Words::InstallLinks { .. }
@@ -423,10 +438,14 @@ impl Cli {
         self.global.output == Some(AnswerShape::Csv)
     }
 
+    fn is_drill_history(&self) -> bool {
+        matches!(&self.command, Words::Drill(words) if words.command.is_some())
+    }
+
     /// What other shape is asked for.
     fn output(&self) -> Result<Option<OutputFormat>> {
         match self.global.output {
-            Some(AnswerShape::Csv) if !matches!(self.command, Words::Drill(_)) => {
+            Some(AnswerShape::Csv) if !self.is_drill_history() => {
                 Err(Error::usage("csv is for \"drill history\" alone").with_hint("Use -o text or -o json."))
             }
             None | Some(AnswerShape::Csv) => Ok(None),

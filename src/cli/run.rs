@@ -14,7 +14,9 @@ use crate::cli::output::{self, BackupOutcome, Phase, PlanView, RestoreOutcome, S
 use crate::cli::progress::Screen;
 use crate::cli::store::{Traffic, open, receipts};
 use crate::cli::zone::Zone;
-use crate::cli::{check, damage, drill_history, exit_code, expire, status, verify, wal_archive_all, wal_restore};
+use crate::cli::{
+    check, damage, drill, drill_history, exit_code, expire, status, verify, wal_archive_all, wal_restore,
+};
 use crate::commands::backup::{self, BackupDone};
 use crate::commands::catalog;
 use crate::commands::progress::Progress;
@@ -69,6 +71,7 @@ pub fn run(run: invocation::Run, around: &Surroundings<'_>, out: &mut dyn Write)
             output::list(out, around.stdout(&settings), &settings.store.server, loaded.catalog.backups())?;
             loaded.complete()
         }),
+        Command::Drill(args) => return multi_threaded()?.block_on(drill::run(*args, &settings, around, out)),
         Command::Verify(args) => return multi_threaded()?.block_on(verify::run(args, &settings, around, out)),
         Command::Show { id } => single_threaded()?.block_on(async {
             let archive = open(&settings.store, around.environment, Traffic::SMALL_READS).await?;
@@ -130,6 +133,7 @@ async fn restore_backup(
         backup: args.backup,
         target: args.request,
         tablespaces: args.tablespaces,
+        tablespaces_below: None,
         jobs: args.jobs,
         max_rate_bytes_per_s: args.max_rate_bytes,
         with_recovery: args.recovery,

@@ -1,8 +1,11 @@
 //! `wal-restore`: hands over what lies ready, else asks the store, and starts the helper that fetches ahead.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::invocation::{Settings, StoreSettings, WalRestoreArgs, own_command_argv};
 use super::native_requests;
@@ -12,6 +15,7 @@ use super::store::{Traffic, identity, open, server_prefix};
 use crate::commands::fetch_ahead::{Helper, fetch_ahead};
 use crate::commands::wal_restore::wal_restore;
 use crate::commands::wal_restore_ahead::{Call, Recovery};
+use crate::domain::delivery::{Delivery, Outcome};
 use crate::domain::segment::{SegmentName, SegmentSize, WalFileName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::keys::ServerPrefix;
@@ -28,6 +32,43 @@ pub(super) fn run(args: WalRestoreArgs, settings: &Settings, around: &Surroundin
     if args.fetch_ahead {
         return help(&args, settings, around);
     }
+    let Some(journal) = args.journal.clone() else { return restore(args, settings, around).map(drop) };
+    let (begun, name) = (Instant::now(), args.name);
+    let outcome = restore(args, settings, around);
+    let delivery = Delivery { name, outcome: came_to(&outcome), took: begun.elapsed() };
+    if let Err(cause) = add_to(&journal, &delivery) {
+        tracing::warn!("{}", Error::local("write file", &journal, cause));
+    }
+    outcome.map(drop)
+}
+
+fn came_to(outcome: &Result<Came>) -> Outcome {
+    match outcome {
+        Ok(Came::Ready) => Outcome::Ready,
+        Ok(Came::Late) => Outcome::Late,
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound => Outcome::Absent,
+            ErrorKind::Corrupt | ErrorKind::Mismatch => Outcome::Damaged,
+            _ => Outcome::Unknown,
+        },
+    }
+}
+
+fn add_to(journal: &Path, delivery: &Delivery) -> std::io::Result<()> {
+    // One write: calls follow each other, and whoever reads meanwhile sees whole lines.
+    OpenOptions::new().append(true).open(journal)?.write_all(format!("{delivery}\n").as_bytes())
+}
+
+/// How a file came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Came {
+    /// It lay ready.
+    Ready,
+    /// The store was asked.
+    Late,
+}
+
+fn restore(args: WalRestoreArgs, settings: &Settings, around: &Surroundings<'_>) -> Result<Came> {
     if args.jobs < 2 {
         return ask_the_store(args, settings, around);
     }
@@ -49,22 +90,24 @@ fn restore_segment(
     segment: SegmentName,
     mut call: Call,
     (settings, around): (&Settings, &Surroundings<'_>),
-) -> Result<()> {
-    if !call.deliver(segment) {
+) -> Result<Came> {
+    let came = if call.deliver(segment) {
+        if call.was_ready() { Came::Ready } else { Came::Late }
+    } else {
         let outcome = ask_the_store(args.clone(), settings, around);
         match &outcome {
-            Ok(()) => call.fetched(segment),
+            Ok(_) => call.fetched(segment),
             Err(error) if error.kind() == ErrorKind::NotFound => call.report(),
             Err(_) => {}
         }
-        outcome?;
-    }
+        outcome?
+    };
     if call.needs_helper()
         && let Err(error) = start_helper(args, settings, &call)
     {
         tracing::warn!("{error}; no WAL is fetched ahead");
     }
-    Ok(())
+    Ok(came)
 }
 
 fn begin(args: &WalRestoreArgs, settings: &Settings, around: &Surroundings<'_>) -> Result<Call> {
@@ -80,10 +123,10 @@ fn recovery<'a>(args: &'a WalRestoreArgs, store: &'a str, server: &'a ServerPref
     Recovery { destination: &args.destination, store, server, idle: args.idle }
 }
 
-fn ask_the_store(args: WalRestoreArgs, settings: &Settings, around: &Surroundings<'_>) -> Result<()> {
+fn ask_the_store(args: WalRestoreArgs, settings: &Settings, around: &Surroundings<'_>) -> Result<Came> {
     single_threaded()?.block_on(async {
         let archive = open(&settings.store, around.environment, traffic()).await?;
-        wal_restore(&archive, &native_requests::wal_restore(args, settings)).await
+        wal_restore(&archive, &native_requests::wal_restore(args, settings)).await.map(|()| Came::Late)
     })
 }
 

@@ -20,7 +20,7 @@ use crate::layout::drill_record::DrillCheck;
 use crate::layout::table_snapshot::TableSnapshot;
 use crate::postgres::amcheck::{self, Amcheck, AmcheckEnd, Scope};
 use crate::postgres::connection::Session;
-use crate::postgres::inspection::{self, PrivateServer};
+use crate::postgres::inspection::{self, LocalServer};
 use crate::postgres::tables;
 
 /// Where the names of all databases are read: one of them is there, unless somebody dropped both.
@@ -59,15 +59,15 @@ pub struct Recovered<'a> {
 }
 
 impl<'a> Recovered<'a> {
-    fn server(&self) -> PrivateServer<'a> {
-        PrivateServer { sockets: self.sockets, port: self.port, role: self.role }
+    fn server(&self) -> LocalServer<'a> {
+        LocalServer { sockets: self.sockets, port: self.port, role: self.role }
     }
 }
 
 /// Looks into the server, in this order: `indexes`, `tables` against the snapshot, each query, `amcheck`.
 ///
 /// Before any query, foreign data is put out of reach in every database of a promoted copy, see
-/// [`PrivateServer::cut_off_foreign_data`]; in a paused one that cannot be, and databases with foreign servers are not asked. Gives
+/// [`LocalServer::cut_off_foreign_data`]; in a paused one that cannot be, and databases with foreign servers are not asked. Gives
 /// one check for each thing that was to be looked at: after a signal the others are inconclusive, with the signal as the reason.
 pub async fn look_into(
     server: &Recovered<'_>,
@@ -312,7 +312,7 @@ impl Look<'_> {
         let (port, run_as, interrupt) = (self.server.port, self.server.run_as, self.interrupt.clone());
         let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS);
         let running = tokio::task::spawn_blocking(move || {
-            let server = PrivateServer { sockets: &sockets, port, role: &role };
+            let server = LocalServer { sockets: &sockets, port, role: &role };
             let run = Amcheck { program: &program, server, run_as, scope, jobs, budget };
             run.run(&|| interrupt.check().is_err())
         });

@@ -5,7 +5,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
@@ -162,13 +164,16 @@ impl Extraction {
             .get(&part.family)
             .ok_or_else(|| Error::corrupt("the backup lists no tablespace of this number"))?;
         let object = VerifiedObject::open(&self.runtime, &self.archive, part, 2 * self.share() - 1);
-        let paced = Paced { content: object.reader(), rate: &self.rate, interrupt: &self.interrupt, progress: None };
+        let (begun, waited) = (Instant::now(), AtomicU64::default());
+        let content = Waiting { content: object.reader(), nanos: &waited };
+        let paced = Paced { content, rate: &self.rate, interrupt: &self.interrupt, progress: None };
         let content = compression::decoder(part.codec, paced)?;
         if self.share() > 1 {
             read_beside(content, |content| self.unpack(part, content, root, leftover, claims))?;
         } else {
             self.unpack(part, content, root, leftover, claims)?;
         }
+        self.progress.add_time(Duration::from_nanos(waited.load(Ordering::Relaxed)), begun.elapsed());
         object.verify(part)
     }
 
@@ -190,6 +195,22 @@ impl Extraction {
             unpacking.member(&entry, &mut tar)?;
         }
         Ok(())
+    }
+}
+
+/// Adds up how long a reader of the store keeps its user waiting.
+struct Waiting<'a, R> {
+    content: R,
+    nanos: &'a AtomicU64,
+}
+
+impl<R: Read> Read for Waiting<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let begun = Instant::now();
+        let outcome = self.content.read(buffer);
+        let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        outcome
     }
 }
 

@@ -77,6 +77,20 @@ pub(crate) async fn outlook(archive: &Archive, plan: &mut RestorePlan) -> Result
     Ok(Outlook::Unknown)
 }
 
+/// The last commit in reach of `plan`; none where the last three segments hold none, or cannot be used.
+///
+/// Reads one to three segments. Errors: the store's.
+pub(crate) async fn last_commit(archive: &Archive, plan: &RestorePlan) -> Result<Option<LastCommit>> {
+    let Some(last) = plan.reach.last else { return Ok(None) };
+    match look(archive, plan, &last_segments(plan, last)).await {
+        Ok(seen) => Ok(seen.commit),
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Mismatch | ErrorKind::NotFound) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// The last segments of the path, oldest first, none from before the backup.
 fn last_segments(plan: &RestorePlan, last: SegmentName) -> Vec<SegmentName> {
     let size = plan.backup.segment_size;

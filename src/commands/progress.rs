@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// How far a command has come. Shared as `Arc<Progress>` between workers and whoever draws it.
 ///
@@ -13,6 +14,8 @@ pub struct Progress {
     total_bytes: AtomicU64,
     done_bytes: AtomicU64,
     files: AtomicU64,
+    waited_ns: AtomicU64,
+    worked_ns: AtomicU64,
 }
 
 /// What [`Progress`] stood at when it was looked at.
@@ -46,6 +49,20 @@ impl Progress {
     /// Counts `files` as done.
     pub fn add_files(&self, files: u64) {
         self.files.fetch_add(files, Ordering::Relaxed);
+    }
+
+    /// Counts time that a worker waited for the store, and all its time with it.
+    pub fn add_time(&self, waited: Duration, worked: Duration) {
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.waited_ns.fetch_add(nanos(waited), Ordering::Relaxed);
+        self.worked_ns.fetch_add(nanos(worked), Ordering::Relaxed);
+    }
+
+    /// What all workers waited for the store, and worked with that included, since the beginning.
+    #[must_use]
+    pub fn waited_and_worked(&self) -> (Duration, Duration) {
+        let read = |counter: &AtomicU64| Duration::from_nanos(counter.load(Ordering::Relaxed));
+        (read(&self.waited_ns), read(&self.worked_ns))
     }
 
     /// Where it stands now.

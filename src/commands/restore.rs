@@ -19,7 +19,7 @@ use crate::commands::rate_limit::RateLimit;
 use crate::commands::target_directory::{self, Spaces};
 use crate::commands::unpack::{self, Destination, Fetch};
 use crate::disk;
-use crate::domain::backup::Tablespace;
+use crate::domain::backup::{BackupStatus, Tablespace};
 use crate::domain::recovery_target::TargetRequest;
 use crate::domain::restore_plan::{PlanInput, RestorePlan, plan};
 use crate::error::Result;
@@ -36,6 +36,8 @@ pub struct RestoreRequest {
     pub target: TargetRequest,
     /// Tablespaces that go elsewhere, by name.
     pub tablespaces: BTreeMap<String, PathBuf>,
+    /// Where all others go, each into a directory of its own; each where it was when none.
+    pub tablespaces_below: Option<PathBuf>,
     /// Parts fetched at the same time.
     pub jobs: usize,
     /// The most to read from the store, in bytes per second, all parts together.
@@ -122,6 +124,25 @@ const MISLEADING_SETTINGS: [&str; 4] = ["data_directory", "hba_file", "ident_fil
 /// No configuration file is longer than this.
 const CONFIGURATION_LIMIT_BYTES: u64 = 16 << 20;
 
+/// What a restore is made of, wherever it goes.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// Which backup, timeline and window.
+    pub(crate) plan: RestorePlan,
+    /// When the complete backups ended, in order.
+    pub(crate) backup_times: Vec<DateTime<Utc>>,
+    last_commit: Option<LastCommit>,
+    checks: Vec<String>,
+    fetch: BackupParts,
+}
+
+impl Chosen {
+    /// Bytes to fetch.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.fetch.parts.iter().map(|part| part.bytes).sum()
+    }
+}
+
 /// Decides what to restore and checks all that can be checked; touches nothing.
 ///
 /// Requests: a listing of the backups and of the WAL, one small read for each backup and timeline history, one for
@@ -129,6 +150,44 @@ const CONFIGURATION_LIMIT_BYTES: u64 = 16 << 20;
 /// both ends, or for a time after the last commit; `Mismatch` for other versions;
 /// `Corrupt` for a backup whose parts are not all there; `Local` for a directory that cannot be used.
 pub async fn prepare(archive: &Archive, request: &RestoreRequest) -> Result<PreparedRestore> {
+    place(choose(archive, request).await?, request)
+}
+
+/// The part of [`prepare`] that is about this host.
+pub(crate) fn place(chosen: Chosen, request: &RestoreRequest) -> Result<PreparedRestore> {
+    let stored_bytes = chosen.stored_bytes();
+    let Chosen { plan, last_commit, mut checks, fetch, backup_times: _ } = chosen;
+    let directory = target_directory::absolute(&request.directory)?;
+    let mut tablespaces = target_directory::map_tablespaces(&plan.backup.tablespaces, &request.tablespaces)?;
+    if let Some(below) = &request.tablespaces_below {
+        let elsewhere = tablespaces.iter_mut().filter(|(there, _)| !request.tablespaces.contains_key(&there.name));
+        elsewhere.for_each(|(there, target)| *target = below.join(there.oid.to_string()));
+    }
+    target_directory::check_empty(&directory, &tablespaces)?;
+    checks.push("the directory is empty or absent, and no server runs on it".to_owned());
+    let spaces = target_directory::check_space(&directory, &tablespaces, &plan.backup)?;
+    if let (Some(bindir), Some(version)) = (&request.pg_bindir, plan.backup.version) {
+        target_directory::check_binaries(bindir, version)?;
+        checks.push(format!("the binaries in \"{}\" are of major version {}", bindir.display(), version.major()));
+    }
+    let settings = recovery_settings(&plan, request);
+    let parts = fetch.parts.len();
+    Ok(PreparedRestore {
+        directory,
+        tablespaces,
+        settings,
+        spaces,
+        stored_bytes,
+        parts,
+        last_commit,
+        checks,
+        fetch,
+        plan,
+    })
+}
+
+/// The part of [`prepare`] that has nothing to do with this host: which backup leads to the target, and whether it is all there.
+pub(crate) async fn choose(archive: &Archive, request: &RestoreRequest) -> Result<Chosen> {
     let mut loaded = catalog::load(archive).await?;
     if let Some(error) = request.backup.as_deref().and_then(|word| loaded.take_unreadable(word)) {
         return Err(error);
@@ -137,6 +196,9 @@ pub async fn prepare(archive: &Archive, request: &RestoreRequest) -> Result<Prep
         tracing::warn!("{error}; this backup is left out of account");
     }
     let (inventory, histories) = catalog::read_wal(archive).await?;
+    let done = loaded.catalog.backups().iter().filter(|backup| backup.status == BackupStatus::Done);
+    let mut backup_times: Vec<_> = done.filter_map(|backup| backup.end_time).map(|time| time.to_utc()).collect();
+    backup_times.sort();
     let mut plan = plan(&PlanInput {
         catalog: loaded.catalog,
         inventory,
@@ -158,28 +220,7 @@ pub async fn prepare(archive: &Archive, request: &RestoreRequest) -> Result<Prep
     };
     let fetch = parts::find(archive, &plan.backup).await?;
     checks.push(format!("all {} parts of the backup are in the store, with their sizes", fetch.parts.len()));
-    let directory = target_directory::absolute(&request.directory)?;
-    let tablespaces = target_directory::map_tablespaces(&plan.backup.tablespaces, &request.tablespaces)?;
-    target_directory::check_empty(&directory, &tablespaces)?;
-    checks.push("the directory is empty or absent, and no server runs on it".to_owned());
-    let spaces = target_directory::check_space(&directory, &tablespaces, &plan.backup)?;
-    if let (Some(bindir), Some(version)) = (&request.pg_bindir, plan.backup.version) {
-        target_directory::check_binaries(bindir, version)?;
-        checks.push(format!("the binaries in \"{}\" are of major version {}", bindir.display(), version.major()));
-    }
-    let settings = recovery_settings(&plan, request);
-    Ok(PreparedRestore {
-        directory,
-        tablespaces,
-        settings,
-        spaces,
-        stored_bytes: fetch.parts.iter().map(|part| part.bytes).sum(),
-        parts: fetch.parts.len(),
-        last_commit,
-        checks,
-        fetch,
-        plan,
-    })
+    Ok(Chosen { plan, backup_times, last_commit, checks, fetch })
 }
 
 /// Carries a prepared restore out: fetches and verifies the parts, writes the recovery settings, and puts

@@ -159,7 +159,7 @@ fn unseen() -> Error {
 }
 
 /// This host's name, as far as it can be part of a key.
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' };
     name.chars().take(HOST_NAME_CHARS).map(plain).collect()

@@ -109,7 +109,7 @@ pub(crate) fn check_space(directory: &Path, tablespaces: &[(Tablespace, PathBuf)
 }
 
 /// Free bytes for a user without privileges on the file system `path` is, or would be, on.
-fn free_space(path: &Path) -> Result<u64> {
+pub(crate) fn free_space(path: &Path) -> Result<u64> {
     let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
     let facts =
         rustix::fs::statvfs(there).map_err(|cause| Error::local("look at the file system of", there, cause.into()))?;

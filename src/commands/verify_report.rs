@@ -8,7 +8,7 @@ use crate::domain::backup::BackupId;
 use crate::domain::lsn::Lsn;
 use crate::domain::segment::{SegmentName, SegmentSize};
 use crate::domain::timeline::TimelineId;
-use crate::domain::verification::{Degree, Depth, Findings, Verdict};
+use crate::domain::verification::{Degree, Depth, Finding, Findings, Verdict};
 use crate::domain::verify_choice::Stretch;
 use crate::error::Error;
 
@@ -176,6 +176,14 @@ impl Verification {
             }
         }
         joined
+    }
+
+    /// Everything that was found and is named.
+    #[must_use]
+    pub fn all_findings(&self) -> Vec<&Finding> {
+        let of_backups = self.backups.iter().flat_map(|report| report.findings.named());
+        let of_wal = self.wal.iter().flat_map(|report| report.findings.named());
+        of_backups.chain(of_wal).chain(self.findings.named()).collect()
     }
 
     /// How many findings of a degree there are in all.

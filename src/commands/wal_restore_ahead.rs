@@ -43,6 +43,8 @@ pub struct Call {
     begun_ms: u64,
     /// The next segments will be asked for soon, and nobody fetches them.
     needs_helper: bool,
+    /// What was delivered lay ready.
+    was_ready: bool,
 }
 
 impl Call {
@@ -55,7 +57,7 @@ impl Call {
             spool.take_log().iter().for_each(|line| repeat(line));
         }
         let (destination, idle) = (recovery.destination.to_owned(), recovery.idle);
-        Ok(Self { spool, destination, idle, course, begun, begun_ms, needs_helper: false })
+        Ok(Self { spool, destination, idle, course, begun, begun_ms, needs_helper: false, was_ready: false })
     }
 
     /// Hands `segment` over if it lies ready, or comes while a helper has it on its way.
@@ -90,6 +92,12 @@ impl Call {
         self.needs_helper
     }
 
+    /// True when what was delivered lay ready: recovery did not wait for it.
+    #[must_use]
+    pub fn was_ready(&self) -> bool {
+        self.was_ready
+    }
+
     /// Where the helper's stderr goes: it must not keep the server's log open. Errors: `Local`.
     pub fn helper_log(&self) -> Result<File> {
         self.spool.open_log()
@@ -108,6 +116,7 @@ impl Call {
 
     /// Notes where recovery is now, and whether it will need a helper.
     fn delivered(&mut self, segment: SegmentName, waited: Option<Duration>) {
+        self.was_ready = waited.is_none();
         let now_ms = now_ms();
         let waited_ms = waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
         let before = self.course;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::inspection::PrivateServer;
+use super::inspection::LocalServer;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The program's name in PostgreSQL's directory of programs, from version 14 on.
@@ -46,7 +46,7 @@ pub struct Amcheck<'a> {
     /// The program.
     pub program: &'a Path,
     /// The server.
-    pub server: PrivateServer<'a>,
+    pub server: LocalServer<'a>,
     /// User and group to run it as.
     pub run_as: Option<(u32, u32)>,
     /// What it looks at.
@@ -97,7 +97,7 @@ impl Amcheck<'_> {
     }
 
     fn command(&self) -> Command {
-        let PrivateServer { sockets, port, role } = self.server;
+        let LocalServer { sockets, port, role } = self.server;
         let mut command = Command::new(self.program);
         // With --verbose the server's errors come with their SQLSTATE, by which damage is told from accidents.
         command

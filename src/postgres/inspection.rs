@@ -24,7 +24,7 @@ const INDEXES_NAMED: u32 = 1000;
 
 /// Where a server listens that nobody else uses, and as whom it is looked into.
 #[derive(Debug, Clone, Copy)]
-pub struct PrivateServer<'a> {
+pub struct LocalServer<'a> {
     /// The directory of its socket.
     pub sockets: &'a Path,
     /// Its port, a part of the socket's name.
@@ -33,7 +33,7 @@ pub struct PrivateServer<'a> {
     pub role: &'a str,
 }
 
-impl PrivateServer<'_> {
+impl LocalServer<'_> {
     /// A session that changes nothing: every transaction is read-only, and messages come in English.
     pub async fn read_only(&self, database: &str) -> Result<Session> {
         let session = self.connect(database).await?;
@@ -103,7 +103,7 @@ pub async fn amcheck_extension(session: &Session) -> Result<(bool, bool)> {
     Ok((row.get("there")? == "true", row.get("available")? == "true"))
 }
 
-/// Asks `query` in a read-only session of [`PrivateServer`] and takes at most two rows of its answer.
+/// Asks `query` in a read-only session of [`LocalServer`] and takes at most two rows of its answer.
 ///
 /// It is looked at first, which refuses more than one statement and tells its columns before anything is run. Names resolve as they
 /// do for the role; times come in UTC and ISO style. It reads within a transaction that cannot be made one that writes.

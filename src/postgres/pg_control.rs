@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::domain::cluster::SystemIdentifier;
 use crate::domain::lsn::Lsn;
+use crate::domain::private_settings::StandbyLimits;
 use crate::domain::segment::SegmentSize;
 use crate::domain::timeline::TimelineId;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +28,11 @@ const STATE: usize = 16;
 const CHECKPOINT: usize = 32;
 const TIMELINE: usize = 48;
 const MIN_RECOVERY_POINT: usize = 136;
+const MAX_CONNECTIONS: usize = 180;
+const MAX_WORKER_PROCESSES: usize = 184;
+const MAX_WAL_SENDERS: usize = 188;
+const MAX_PREPARED_TRANSACTIONS: usize = 192;
+const MAX_LOCKS_PER_TRANSACTION: usize = 196;
 const BLOCK_BYTES: usize = 216;
 const BLOCKS_PER_SEGMENT: usize = 220;
 const SEGMENT_SIZE: usize = 228;
@@ -68,6 +74,8 @@ pub struct ControlFile {
     pub timeline: TimelineId,
     /// How far recovery must come before the data is consistent; 0/0 outside recovery.
     pub min_recovery_end_lsn: Lsn,
+    /// What a server must have to be looked into while it replays this cluster's WAL.
+    pub standby_limits: StandbyLimits,
     /// Whether data pages carry checksums.
     pub data_checksums: bool,
     /// The size of data pages.
@@ -116,6 +124,13 @@ impl ControlFile {
             checkpoint_lsn: Lsn(long(CHECKPOINT)),
             timeline: TimelineId::new(word(TIMELINE)).ok_or_else(|| Error::corrupt("the timeline is 0"))?,
             min_recovery_end_lsn: Lsn(long(MIN_RECOVERY_POINT)),
+            standby_limits: StandbyLimits {
+                connections: word(MAX_CONNECTIONS),
+                worker_processes: word(MAX_WORKER_PROCESSES),
+                wal_senders: word(MAX_WAL_SENDERS),
+                prepared_transactions: word(MAX_PREPARED_TRANSACTIONS),
+                locks_per_transaction: word(MAX_LOCKS_PER_TRANSACTION),
+            },
             data_checksums: word(CHECKSUM_VERSION) != 0,
             block_bytes: block_bytes(word(BLOCK_BYTES))?,
             blocks_per_segment: word(BLOCKS_PER_SEGMENT),
@@ -207,6 +222,9 @@ mod tests {
             assert_eq!(file.min_recovery_end_lsn, Lsn(0));
             assert_eq!(file.segment_size, SegmentSize::DEFAULT);
             assert_eq!((file.block_bytes, file.blocks_per_segment), (8192, 131_072));
+            let limits = file.standby_limits;
+            assert_eq!((limits.connections, limits.worker_processes, limits.wal_senders), (100, 8, 10));
+            assert_eq!((limits.prepared_transactions, limits.locks_per_transaction), (0, 64));
         }
     }
 

@@ -47,6 +47,11 @@ pub struct RecordReader {
     previous: Option<Lsn>,
     /// The record that was given up, until the one that says so has come.
     given_up: Option<Lsn>,
+    /// From where on the end of a transaction is looked for, and the first one.
+    looked_for: Option<Lsn>,
+    first_from: Option<(Lsn, DateTime<Utc>)>,
+    /// Behind the last whole record.
+    records_end: Option<Lsn>,
 }
 
 /// What comes next.
@@ -83,6 +88,9 @@ impl RecordReader {
             place: Place::Beginning,
             previous: None,
             given_up: None,
+            looked_for: None,
+            first_from: None,
+            records_end: None,
         }
     }
 
@@ -92,6 +100,25 @@ impl RecordReader {
     pub fn until(mut self, end: Lsn) -> Self {
         self.until = Some(end);
         self
+    }
+
+    /// Looks for the first commit or rollback whose record begins at `from` or later.
+    #[must_use]
+    pub fn looking_from(mut self, from: Lsn) -> Self {
+        self.looked_for = Some(from);
+        self
+    }
+
+    /// Behind the last whole record that was read.
+    #[must_use]
+    pub fn records_end(&self) -> Option<Lsn> {
+        self.records_end
+    }
+
+    /// That end of a transaction, once it was read: where its record begins, and its time.
+    #[must_use]
+    pub fn transaction_found(&self) -> Option<(Lsn, DateTime<Utc>)> {
+        self.first_from
     }
 
     /// Takes the next segment's bytes. The first segment may begin inside a record (its continuation is skipped); each later
@@ -267,6 +294,12 @@ impl RecordReader {
         }
         segment.end = end;
         segment.findings.record(&record);
+        self.records_end = Some(end);
+        if let (Meaning::Commit(Some(time)) | Meaning::Abort(Some(time)), Some(from)) = (meaning, self.looked_for)
+            && start >= from
+        {
+            self.first_from = self.first_from.or(Some((start, time)));
+        }
         Ok(())
     }
 

@@ -94,7 +94,12 @@ fn usage_errors_exit_with_3_and_help_with_0() {
         "delete",
         "keep",
         "keep latest --standalone --release",
-        "drill",
+        "drill --target yesterday",
+        "drill --seed 7",
+        "drill --level 4",
+        "drill --target random --target-lsn 0/1",
+        "drill --target-action shutdown --target-lsn 0/1",
+        "drill --objective soon",
         "list --bogus",
         "list extra",
         "show",
@@ -405,6 +410,9 @@ fn help_tells_the_essentials() {
         ["wal-archive", "wal-restore", "archive_command = 'barback wal-archive %p'", "BARBACK_STORE", "Exit codes"]
     {
         assert!(help.contains(words), "{words}: {help}");
+    }
+    for later in ["find"] {
+        assert!(!help.contains(&format!("\n  {later} ")), "{later} is not built yet");
     }
     assert!(!help.contains("\n  find "), "find is not built yet");
     let restore = refusal("restore --help", &[]).1;

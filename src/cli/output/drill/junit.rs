@@ -33,7 +33,7 @@ const STAGES: [(&str, &[&str]); 3] = [
     ("target is reached", &["start", "replay", "promote"]),
 ];
 
-/// The text of `drill.junit.xml`: one suite; a case for the plan, the restore, the proof of the target, and each check.
+/// The text of `drill.xml`: one suite; a case for the plan, the restore, the proof of the target, and each check.
 #[must_use]
 pub fn junit(record: &DrillRecord) -> String {
     let cases = cases(record);

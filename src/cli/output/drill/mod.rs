@@ -40,7 +40,7 @@ pub fn report_files(record: &DrillRecord, history: Option<&DrillHistory>) -> Res
     Ok([
         ("drill.json", record.to_json()?),
         ("drill.html", html(record, history)),
-        ("drill.junit.xml", junit(record)),
+        ("drill.xml", junit(record)),
         ("drill.prom", prometheus(record)),
     ])
 }
