@@ -122,7 +122,7 @@ fn a_good_backup_passes_on_every_version_and_leaves_nothing() {
         assert_eq!(record["proof"]["timeline"], 2, "{record:#}");
         let phases: Vec<&str> =
             record["phases"].as_array().unwrap().iter().map(|phase| phase["name"].as_str().unwrap()).collect();
-        for phase in ["plan", "fetch", "sync", "replay", "prove", "stop", "clean up"] {
+        for phase in ["plan", "fetch", "sync", "consistency", "replay", "prove", "stop", "clean up"] {
             assert!(phases.contains(&phase), "{phases:?}");
         }
         assert!(record["recovery"]["segments"].as_u64().unwrap() >= 4, "{record:#}");
@@ -193,24 +193,20 @@ fn a_random_moment_is_drawn_from_the_window_and_again_with_its_seed() {
     place.expect_clean();
 }
 
-/// The one object of the store whose name holds `part`, with its bytes changed.
-fn damage(place: &Place, part: &str, change: impl Fn(&mut Vec<u8>)) {
+/// Changes a bit in the one object of the store whose name holds `part`.
+fn damage(place: &Place, part: &str) {
     let path = place.site.stored_file(part);
     let mut bytes = std::fs::read(&path).unwrap();
-    change(&mut bytes);
-    std::fs::write(&path, bytes).unwrap();
-}
-
-fn flip(bytes: &mut Vec<u8>) {
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
 }
 
 #[test]
 fn a_flipped_byte_in_a_part_is_the_backup_s_fault() {
     let Some(version) = Postgres::newest() else { return };
     let place = Place::on_files(&version);
-    damage(&place, "data.tar", flip);
+    damage(&place, "data.tar");
     place.drill(&[]).expect("fail", "data.tar");
     place.drill(&["--level", "2"]).expect("fail", "damage");
     place.drill(&["--level", "1"]).expect("pass", "");
@@ -235,7 +231,7 @@ fn a_flipped_byte_in_a_wal_segment_is_the_backup_s_fault() {
     let Some(version) = Postgres::newest() else { return };
     let place = Place::on_files(&version);
     let segment = segment_after(&place);
-    damage(&place, &format!("0000000100000000/{segment}"), flip);
+    damage(&place, &format!("0000000100000000/{segment}"));
     let drilled = place.drill(&[]);
     drilled.expect("fail", &segment);
     place.drill(&["--level", "2"]).expect("fail", &segment);
@@ -311,7 +307,7 @@ fn a_drill_that_is_told_to_stop_leaves_neither_server_nor_directory() {
     // Long enough after the beginning that there is something to leave.
     for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
         let started = place.drill_run(&[]).start();
-        let until = std::time::Instant::now() + Duration::from_secs(60);
+        let until = std::time::Instant::now() + Duration::from_mins(1);
         while !has_server(&place.workdir()) && std::time::Instant::now() < until {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -377,6 +373,25 @@ fn nothing_of_the_source_s_configuration_reaches_the_copy() {
     place.drill(&[]).expect("pass", "");
     assert!(!marker.exists());
     place.expect_clean();
+}
+
+#[test]
+fn settings_that_the_source_raised_after_its_backup_are_followed() {
+    for_each_version(|version| {
+        let site = Site::on_files(version);
+        let mut primary = site.primary(ClusterOptions::default());
+        primary.psql("CREATE TABLE orders AS SELECT n FROM generate_series(1, 4000) n");
+        let backup = site.backup(&primary);
+        primary.psql("ALTER SYSTEM SET max_connections = 333");
+        primary.psql("ALTER SYSTEM SET max_prepared_transactions = 44");
+        primary.stop("fast");
+        primary.start();
+        primary.psql("CREATE TABLE later ()");
+        primary.archive_everything();
+        let place = Place { site, primary, backup };
+        place.drill(&[]).expect("pass", "");
+        place.expect_clean();
+    });
 }
 
 #[test]
@@ -497,6 +512,7 @@ fn a_drill_reports_and_is_recorded_unless_it_was_told_to_stop_or_not_to() {
         let text = std::fs::read_to_string(report.join(name)).unwrap();
         assert!(text.contains(words), "{name}: {text}");
     }
+    assert!(drilled.said.contains("fetch took "), "one line for each phase: {}", drilled.said);
     assert_eq!(history(), 1);
     place.drill(&["--no-record", "--level", "1"]).expect("pass", "");
     assert_eq!(history(), 1);

@@ -16,7 +16,10 @@ use super::progress::Screen;
 use super::zone::rfc3339;
 use crate::error::Error;
 
-/// Starts the log for this process. Warnings and worse by default, `-v` info, `-vv` debug, `-vvv` trace; `-q` errors, `-qq`
+/// What a long command says of its phases as it goes on: that is of interest wherever a log is kept.
+const PHASES: &str = crate::commands::progress::PHASES;
+
+/// Starts the log for this process. Warnings and worse, and the phases of a drill, by default, `-v` info, `-vv` debug, `-vvv` trace; `-q` errors, `-qq`
 /// nothing; without flags `BARBACK_LOG` decides. The levels are barback's own: libraries stay at warnings unless
 /// `BARBACK_LOG` names them.
 ///
@@ -39,7 +42,7 @@ fn filter(settings: &LogSettings) -> crate::error::Result<EnvFilter> {
             format!("warn,barback={text}")
         }
         (0, Some(text)) => text.clone(),
-        (0, None) => "warn".to_owned(),
+        (0, None) => format!("warn,{PHASES}=info"),
         (i8::MIN..=-2, _) => "off".to_owned(),
         (-1, _) => "error".to_owned(),
         (1, _) => "warn,barback=info".to_owned(),

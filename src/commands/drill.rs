@@ -20,9 +20,11 @@ use crate::commands::table_snapshot;
 use crate::commands::target_directory::free_space;
 use crate::commands::verify::{VerifyRequest, Which, verify};
 use crate::domain::backup::Backup;
+use crate::domain::cluster::ServerVersion;
 use crate::domain::drill::DrillLevel;
 use crate::domain::drill_checks::DrillChecks;
 use crate::domain::drill_forecast::{Measured, longest_interval};
+use crate::domain::lsn::Lsn;
 use crate::domain::recovery_target::{TargetAction, TargetRequest};
 use crate::domain::restore_plan::RestorePlan;
 use crate::domain::verification::{Degree, Depth, Verdict};
@@ -163,7 +165,8 @@ impl Drill<'_> {
     /// Level 3: everything that a recovery does.
     async fn recover(&mut self) -> Result<(), Stopped> {
         let mut scratch = Scratch::make(&self.request.workdir, self.request.now.timestamp_subsec_nanos())?;
-        let outcome = self.recover_in(&scratch).await;
+        // On the heap: it goes through everything that this program does.
+        let outcome = Box::pin(self.recover_in(&scratch)).await;
         self.progress.phase("clean up", 0);
         let began = self.log.mark();
         if outcome.is_err() && self.request.keep_on_failure {
@@ -269,7 +272,7 @@ impl Drill<'_> {
             DrilledBackup {
                 id: backup.id.to_string(),
                 name: backup.name.clone(),
-                major_version: backup.version.map(|version| version.major()),
+                major_version: backup.version.map(ServerVersion::major),
                 ended: backup.end_time.map(|time| time.to_utc().trunc_subsecs(6)),
                 end_lsn: backup.end_lsn.map(|lsn| lsn.to_string()),
                 bytes: backup.cluster_size_bytes,
@@ -281,7 +284,7 @@ impl Drill<'_> {
 
     /// A server of another major version does not start on the copy.
     fn find_programs(&mut self, backup: &Backup) -> Result<PathBuf, Stopped> {
-        let Some(major) = backup.version.map(|version| version.major()) else {
+        let Some(major) = backup.version.map(ServerVersion::major) else {
             return Err(Stopped::inconclusive(Error::corrupt(
                 "the backup does not say which version of PostgreSQL it is of",
             )));
@@ -313,7 +316,7 @@ impl Drill<'_> {
     /// How long a recovery takes when it is needed at the worst moment.
     fn forecast(&self, plan: &RestorePlan, recovered: &Recovered, backup_times: &[DateTime<Utc>]) -> RecoveryTime {
         let total = recovered.ready_after;
-        let wal = plan.reach.lsn.bytes().saturating_sub(plan.backup.end_lsn.map_or(0, |lsn| lsn.bytes()));
+        let wal = plan.reach.lsn.bytes().saturating_sub(plan.backup.end_lsn.map_or(0, Lsn::bytes));
         let since =
             plan.reach.modified.map(|modified| modified.signed_duration_since(plan.window.from_time).num_seconds());
         // In less than that, a single segment would say too much.

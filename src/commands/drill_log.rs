@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::commands::drill::{DrillRequest, Drilled};
-use crate::commands::progress::Progress;
+use crate::commands::progress::{PHASES, Progress};
 use crate::commands::restore::RestoreDone;
 use crate::commands::store_access::host_name;
+use crate::domain::measure::{human_duration, human_size};
 use crate::domain::recovery_target::{RecoveryTarget, TargetAction, TargetRequest};
 use crate::domain::restore_plan::RestorePlan;
 use crate::domain::verification::Verdict;
@@ -107,7 +108,8 @@ impl DrillLog {
         shares: Vec<(&str, Duration)>,
     ) {
         let share = |(name, took): (&str, Duration)| PhaseShare { name: name.to_owned(), took_ms: millis(took) };
-        tracing::info!("{name}: {}", crate::domain::measure::human_duration(times.1));
+        let size = bytes.map_or_else(String::new, |bytes| format!(", {}", human_size(bytes)));
+        tracing::info!(target: PHASES, "{name} took {}{size}", human_duration(times.1));
         self.record.phases.push(DrillPhase {
             name: name.to_owned(),
             began_ms: millis(times.0),
@@ -174,7 +176,7 @@ impl DrillLog {
     pub(crate) fn missed_objective(&self) -> Option<String> {
         let recovery = self.record.recovery.as_ref()?;
         let objective = recovery.objective_ms?;
-        let said = |ms: u64| crate::domain::measure::human_duration(Duration::from_millis(ms));
+        let said = |ms: u64| human_duration(Duration::from_millis(ms));
         if recovery.total_ms > objective {
             return Some(format!(
                 "the recovery took {}, more than the {} it may",

@@ -14,9 +14,11 @@ use crate::commands::drill_scratch::Scratch;
 use crate::commands::drill_server::{DrillServer, PORT};
 use crate::commands::interrupt::Interrupt;
 use crate::commands::progress::Progress;
+use crate::domain::cluster::ServerVersion;
 use crate::domain::delivery::Deliveries;
 use crate::domain::recovery_target::{RecoveryTarget, TargetAction, TargetRequest};
 use crate::domain::restore_plan::RestorePlan;
+use crate::domain::timeline::TimelineId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::table_snapshot::TableSnapshot;
 use crate::postgres::connection::Session;
@@ -64,13 +66,31 @@ pub(crate) struct Recovered {
     pub(crate) deliveries: Deliveries,
 }
 
+/// A server that has stopped where it was told to.
+struct Followed {
+    server: DrillServer,
+    session: Session,
+    state: RecoveryState,
+    /// How long it took to become consistent.
+    consistent: Duration,
+}
+
+/// The same of one start of it.
+struct Stop {
+    session: Session,
+    state: RecoveryState,
+    consistent: Instant,
+}
+
 impl Recovery<'_> {
     /// Starts the server, follows it, proves where it stopped, and looks into it. No server runs when it returns.
     pub(crate) async fn run(&self, log: &mut DrillLog) -> Result<Recovered, Stopped> {
         let began = log.mark();
         self.progress.phase("replay", 0);
-        let (mut server, session, state) = self.follow().await?;
+        let Followed { mut server, session, state, consistent } = self.follow().await?;
         let deliveries = server.deliveries();
+        // Replay goes on meanwhile.
+        log.phase_between("consistency", (began, consistent), None, Vec::new());
         let took = log.mark().saturating_sub(began);
         let replayed_bytes = match (server.log.redo_starts, state.replayed) {
             (Some(from), Some(to)) => to.bytes().saturating_sub(from.bytes()),
@@ -96,7 +116,7 @@ impl Recovery<'_> {
         }
         let ready_after = log.mark();
         if ended_as == "promoted" {
-            proof.timeline = recovery::timeline(&session).await?.map(|timeline| timeline.number());
+            proof.timeline = recovery::timeline(&session).await?.map(TimelineId::number);
         }
         proof.ended_as = Some(ended_as.to_owned());
         log.proved(proof);
@@ -150,12 +170,14 @@ impl Recovery<'_> {
     }
 
     /// Starts the server and waits until it has stopped where it was told to.
-    async fn follow(&self) -> Result<(DrillServer, Session, RecoveryState), Stopped> {
-        let major = self.plan.backup.version.map_or(0, |version| version.major());
+    async fn follow(&self) -> Result<Followed, Stopped> {
+        let begun = Instant::now();
+        let major = self.plan.backup.version.map_or(0, ServerVersion::major);
         for _ in 0..STARTS {
             let mut server = DrillServer::start(self.scratch, self.bindir, &self.request.exe, self.preload, major)?;
-            if let Some((session, state)) = self.watch(&mut server).await? {
-                return Ok((server, session, state));
+            if let Some(Stop { session, state, consistent }) = self.watch(&mut server).await? {
+                let consistent = consistent.saturating_duration_since(begun);
+                return Ok(Followed { server, session, state, consistent });
             }
             // Its control file knows by now what it needs.
             tracing::info!("the server of the drill is started anew: its source had more connections, or the like");
@@ -166,8 +188,8 @@ impl Recovery<'_> {
     }
 
     /// None when it must be started anew.
-    async fn watch(&self, server: &mut DrillServer) -> Result<Option<(Session, RecoveryState)>, Stopped> {
-        let mut session: Option<Session> = None;
+    async fn watch(&self, server: &mut DrillServer) -> Result<Option<Stop>, Stopped> {
+        let (mut session, mut consistent): (Option<Session>, Option<Instant>) = (None, None);
         let (mut moved, mut mark) = (Instant::now(), (None, 0));
         let mut reported = None;
         loop {
@@ -179,8 +201,11 @@ impl Recovery<'_> {
             if server.running.ended()?.is_some() {
                 return Err(server.why_it_ended());
             }
-            if session.is_none() && server.log.consistent.is_some() {
-                session = self.connect(server).await?;
+            if server.log.consistent.is_some() {
+                consistent = consistent.or_else(|| Some(Instant::now()));
+                if session.is_none() {
+                    session = self.connect(server).await?;
+                }
             }
             let state = match &session {
                 Some(session) => match RecoveryState::read(session).await {
@@ -197,7 +222,8 @@ impl Recovery<'_> {
                 let has_stopped = state.is_paused && server.log.stopped.is_some();
                 if let Some(session) = session.take_if(|_| has_stopped || !state.is_in_recovery) {
                     server.read_log()?;
-                    return Ok(Some((session, state)));
+                    let consistent = consistent.unwrap_or_else(Instant::now);
+                    return Ok(Some(Stop { session, state, consistent }));
                 }
             }
             let (replayed, calls) = (state.and_then(|state| state.replayed), server.deliveries().segments);

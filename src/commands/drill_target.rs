@@ -83,7 +83,7 @@ fn at(from: DateTime<Utc>, micros: u64) -> DateTime<Utc> {
     from + TimeDelta::microseconds(i64::try_from(micros).unwrap_or(0))
 }
 
-/// The next number of a row that `state` stands for: SplitMix64 (Steele, Lea and Flood 2014).
+/// The next number of a row that `state` stands for: `SplitMix64` (Steele, Lea and Flood 2014).
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut mixed = *state;

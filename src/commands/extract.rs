@@ -168,33 +168,16 @@ impl Extraction {
         let content = Waiting { content: object.reader(), nanos: &waited };
         let paced = Paced { content, rate: &self.rate, interrupt: &self.interrupt, progress: None };
         let content = compression::decoder(part.codec, paced)?;
+        let is_data = part.family == PartFamily::Data;
+        let (buffer, place) = (vec![0; WRITE_BYTES], Place { part: part.number, member: 0 });
+        let unpacking = Unpacking { extraction: self, root, is_data, leftover, claims, place, buffer };
         if self.share() > 1 {
-            read_beside(content, |content| self.unpack(part, content, root, leftover, claims))?;
+            read_beside(content, |content| unpacking.members(content))?;
         } else {
-            self.unpack(part, content, root, leftover, claims)?;
+            unpacking.members(content)?;
         }
         self.progress.add_time(Duration::from_nanos(waited.load(Ordering::Relaxed)), begun.elapsed());
         object.verify(part)
-    }
-
-    fn unpack(
-        &self,
-        part: &PartToFetch,
-        content: impl Read,
-        root: &Path,
-        leftover: &Mutex<Leftover>,
-        claims: &Claims,
-    ) -> Result<()> {
-        let mut tar = TarReader::new(content);
-        let is_data = part.family == PartFamily::Data;
-        let buffer = vec![0; WRITE_BYTES];
-        let place = Place { part: part.number, member: 0 };
-        let mut unpacking = Unpacking { extraction: self, root, is_data, leftover, claims, place, buffer };
-        while let Some(entry) = tar.next_entry()? {
-            self.interrupt.check()?;
-            unpacking.member(&entry, &mut tar)?;
-        }
-        Ok(())
     }
 }
 
@@ -227,6 +210,15 @@ struct Unpacking<'a> {
 }
 
 impl Unpacking<'_> {
+    fn members(mut self, content: impl Read) -> Result<()> {
+        let mut tar = TarReader::new(content);
+        while let Some(entry) = tar.next_entry()? {
+            self.extraction.interrupt.check()?;
+            self.member(&entry, &mut tar)?;
+        }
+        Ok(())
+    }
+
     fn member(&mut self, entry: &Entry, content: &mut impl Read) -> Result<()> {
         let path = self.root.join(&entry.path);
         let lock = || self.leftover.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,6 +4,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+/// Under this target a command says what it is through with, one line for each phase.
+pub const PHASES: &str = "barback::phase";
+
 /// How far a command has come. Shared as `Arc<Progress>` between workers and whoever draws it.
 ///
 /// Counting is one relaxed atomic addition: cheap enough for every buffer. The numbers are for people; nothing may be

@@ -173,6 +173,7 @@ pub(crate) fn place(chosen: Chosen, request: &RestoreRequest) -> Result<Prepared
     let settings = recovery_settings(&plan, request);
     let parts = fetch.parts.len();
     Ok(PreparedRestore {
+        plan,
         directory,
         tablespaces,
         settings,
@@ -182,7 +183,6 @@ pub(crate) fn place(chosen: Chosen, request: &RestoreRequest) -> Result<Prepared
         last_commit,
         checks,
         fetch,
-        plan,
     })
 }
 

@@ -54,29 +54,27 @@ impl Measured {
         let worst_case = self.fixed + seconds(interval.as_secs_f64() * slope);
         let spare = self.objective.map(|objective| objective.checked_sub(self.fixed));
         let needed_interval = spare.flatten().filter(|_| slope > 0.0).map(|spare| seconds(spare.as_secs_f64() / slope));
-        let mut sentence = format!(
-            "At {}/s replay and {} of WAL per hour, just before the next base backup ({} after the last) this takes {}",
+        let what_follows = match (self.objective, spare) {
+            (None, _) => String::new(),
+            (Some(objective), Some(None)) => format!(
+                "; {} cannot be kept whatever the base backups: all but replay takes {} already",
+                human_duration(objective),
+                human_duration(self.fixed)
+            ),
+            (Some(objective), _) if worst_case > objective => {
+                let every = needed_interval.map_or_else(String::new, human_duration);
+                format!("; for {} take a base backup every {every}", human_duration(objective))
+            }
+            (Some(objective), _) => format!(", which keeps {}", human_duration(objective)),
+        };
+        let sentence = format!(
+            "At {}/s replay and {} of WAL per hour, just before the next base backup ({} after the last) this takes \
+             {}{what_follows}.",
             human_size(whole(rate)),
             human_size(per_hour),
             human_duration(interval),
             human_duration(worst_case)
         );
-        match (self.objective, spare) {
-            (Some(objective), Some(None)) => {
-                sentence.push_str(&format!(
-                    "; {} cannot be kept whatever the base backups: all but replay takes {} already",
-                    human_duration(objective),
-                    human_duration(self.fixed)
-                ));
-            }
-            (Some(objective), _) if worst_case > objective => {
-                let every = needed_interval.map_or_else(String::new, human_duration);
-                sentence.push_str(&format!("; for {} take a base backup every {every}", human_duration(objective)));
-            }
-            (Some(objective), _) => sentence.push_str(&format!(", which keeps {}", human_duration(objective))),
-            (None, _) => {}
-        }
-        sentence.push('.');
         Some(Forecast { replay_bytes_per_s: whole(rate), worst_case, needed_interval, sentence })
     }
 }

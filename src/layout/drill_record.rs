@@ -150,7 +150,7 @@ pub struct TargetProof {
 /// Something a drill did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrillPhase {
-    /// `plan`, `verify`, `fetch`, `sync`, `start`, `replay`, `promote`, `checks`, `stop`, `clean up`.
+    /// `plan`, `verify`, `fetch`, `sync`, `consistency`, `replay`, `prove`, `promote`, `checks`, `stop`, `pages`, `clean up`.
     pub name: String,
     /// When it began, from the beginning of the drill.
     pub began_ms: u64,
@@ -364,7 +364,7 @@ pub(crate) fn example() -> DrillRecord {
                 &[("download", 5_812_000), ("unpack and write", 2_446_000)],
             ),
             phase("sync", 1_094_000, 37_310, None, &[]),
-            phase("start", 1_131_310, 8_420, None, &[]),
+            phase("consistency", 1_131_310, 8_420, None, &[]),
             phase(
                 "replay",
                 1_139_730,

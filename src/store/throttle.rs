@@ -145,7 +145,9 @@ mod tests {
     fn nothing_is_held_back_before_the_store_complains() {
         let gate = Gate::default();
         let turns = enter(&gate);
-        turns.iter().for_each(|turn| turn.answered(StatusCode::OK));
+        for turn in &turns {
+            turn.answered(StatusCode::OK);
+        }
         assert_eq!(turns.len(), 100);
     }
 
@@ -153,7 +155,9 @@ mod tests {
     fn a_complaint_halves_what_is_on_its_way_once_however_many_hear_it() {
         let gate = Gate::default();
         let turns: Vec<_> = (0..8).filter_map(|_| gate.try_enter()).collect();
-        turns.iter().for_each(|turn| turn.answered(BUSY));
+        for turn in &turns {
+            turn.answered(BUSY);
+        }
         assert!(gate.try_enter().is_none());
         drop(turns);
         let turns = enter(&gate);

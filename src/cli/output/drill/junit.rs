@@ -30,7 +30,7 @@ struct Case {
 const STAGES: [(&str, &[&str]); 3] = [
     ("plan", &["plan"]),
     ("restore", &["verify", "fetch", "sync"]),
-    ("target is reached", &["start", "replay", "promote"]),
+    ("target is reached", &["consistency", "replay", "prove", "promote"]),
 ];
 
 /// The text of `drill.xml`: one suite; a case for the plan, the restore, the proof of the target, and each check.
