@@ -362,6 +362,40 @@ impl World {
     }
 }
 
+/// A promotion copies the segment it happens in, and the older timeline's own may never have been archived.
+#[test]
+fn the_end_of_a_kept_backup_stays_where_only_a_later_timeline_has_its_segment() {
+    let taken = |id: &str, timeline, (begin, end), keep| Taken {
+        id: id.to_owned(),
+        timeline,
+        begin,
+        end,
+        status: BackupStatus::Done,
+        damaged: false,
+        keep,
+        began_days_ago: 0,
+    };
+    let world = World {
+        size: SegmentSize::new(1 << 20).unwrap(),
+        born: [0, 12, 0, 9].map(|at| Born { parent: 1, at }).to_vec(),
+        lost_histories: BTreeSet::new(),
+        wal: [(1, 12286), (5, 12287), (5, 12290), (5, 12291)].into(),
+        taken: vec![
+            taken("20260601T000000", 5, (20, 21), None),
+            taken("20260602T000000", 1, (5, 9), Some(Keep::Standalone)),
+        ],
+        policy: Policy::Window { days: 1 },
+        minimum: 0,
+        archived_late: 0,
+    };
+    let (whole, mut state) = (world.whole(), world.whole());
+    for step in steps(&world.judge(&whole, &BTreeSet::new())) {
+        world.carry_out(&mut state, &step);
+    }
+    assert!(state.wal.contains(&(5, 12287)));
+    assert_eq!(world.broken(&whole, &state), [""; 0]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 

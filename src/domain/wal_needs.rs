@@ -27,7 +27,8 @@ pub(crate) enum Needed {
     /// From the segment that holds an LSN on, on a timeline and all that may have grown out of it; on every timeline when
     /// none is known.
     Since(Option<TimelineId>, Lsn),
-    /// The segments that hold the bytes from the first to the second LSN, on these timelines.
+    /// The segments that hold the bytes from the first to the second LSN, on these timelines and all that may have grown out
+    /// of them.
     Between((TimelineId, Lsn), (TimelineId, Lsn)),
 }
 
@@ -113,7 +114,8 @@ impl WalRules {
             }
             for need in needs {
                 if let (Needed::Between(begin, end), Some(timeline)) = (need.what, timeline)
-                    && (begin.0..=end.0).contains(&timeline)
+                    // A promotion copies the segment it happens in: that of the older timeline may never have been archived.
+                    && ((begin.0..=end.0).contains(&timeline) || paths.leads(begin, timeline) != Leads::No)
                 {
                     line.between.push((size.segment_of(begin.1), size.segment_of(end.1), need.why.clone()));
                 }
