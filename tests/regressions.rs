@@ -153,3 +153,17 @@ fn a_lost_answer_to_the_first_record_leaves_no_second_backup_behind() {
     let statuses: Vec<_> = list_backups(&env).iter().map(|backup| backup["status"].clone()).collect();
     assert_eq!(statuses, ["DONE"]);
 }
+
+/// Seen under another user's `HOME`: no backup was taken, though no password was needed.
+#[test]
+fn a_password_file_that_cannot_be_read_is_passed_over() {
+    let Some(version) = Postgres::newest() else { return };
+    let dir = TestDir::new();
+    let mut env = on_disk(&dir, "store");
+    let passfile = dir.write("pgpass", "*:*:*:*:secret\n");
+    std::fs::set_permissions(&passfile, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    env.push(("PGPASSFILE".into(), passfile.display().to_string()));
+    let cluster = running_cluster(&dir, &version, ClusterOptions::default(), 0);
+    let finished = backup_run(&cluster, &env, &[]).success();
+    assert!(finished.stderr.contains("cannot be read"), "{}", finished.stderr);
+}

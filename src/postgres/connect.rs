@@ -25,7 +25,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Connects to the first server of `conninfo` that answers and is of the kind asked for.
 pub(super) async fn to_any(conninfo: &Conninfo) -> Result<Session> {
     let passwords = match (&conninfo.password, &conninfo.passfile) {
-        (None, Some(path)) => PasswordFile::read(path)?,
+        (None, Some(path)) => PasswordFile::read(path),
         _ => PasswordFile::default(),
     };
     if let Some(warning) = &passwords.warning {

@@ -6,8 +6,6 @@ use std::io::ErrorKind as IoErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::error::{Error, Result};
-
 /// A password: it can be used, but neither printed nor logged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(String);
@@ -56,28 +54,32 @@ pub struct PasswordFile {
 impl PasswordFile {
     /// Reads the file at `path`.
     ///
-    /// A missing file is empty. A file that others may read, or that is no plain file, is not used and leaves a
-    /// `warning`, as in libpq. Errors: `Local` when it cannot be read.
-    pub fn read(path: &Path) -> Result<Self> {
-        let metadata = match fs::metadata(path) {
-            Ok(metadata) => metadata,
-            Err(cause) if matches!(cause.kind(), IoErrorKind::NotFound | IoErrorKind::NotADirectory) => {
-                return Ok(Self::default());
-            }
-            Err(cause) => return Err(Error::local("read password file", path, cause)),
-        };
+    /// A missing file is empty. A file that others may read, that is no plain file, or that cannot be read (under another user's
+    /// `HOME`, say) is not used and leaves a `warning`; libpq passes over the last without a word.
+    #[must_use]
+    pub fn read(path: &Path) -> Self {
         let ignored = |why: &str| Self {
             content: None,
             warning: Some(format!("password file \"{}\" is not used: {why}", path.display())),
         };
+        let unreadable = |cause: &std::io::Error| match cause.kind() {
+            IoErrorKind::NotFound | IoErrorKind::NotADirectory => Self::default(),
+            _ => ignored(&format!("it cannot be read: {cause}")),
+        };
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(cause) => return unreadable(&cause),
+        };
         if !metadata.is_file() {
-            return Ok(ignored("it is not a plain file"));
+            return ignored("it is not a plain file");
         }
         if metadata.permissions().mode() & 0o077 != 0 {
-            return Ok(ignored("it has group or world access; permissions should be u=rw (0600) or less"));
+            return ignored("it has group or world access; permissions should be u=rw (0600) or less");
         }
-        let bytes = fs::read(path).map_err(|cause| Error::local("read password file", path, cause))?;
-        Ok(Self { content: Some(Password(String::from_utf8_lossy(&bytes).into_owned())), warning: None })
+        match fs::read(path) {
+            Ok(bytes) => Self { content: Some(Password(String::from_utf8_lossy(&bytes).into_owned())), warning: None },
+            Err(cause) => unreadable(&cause),
+        }
     }
 
     /// The password of the first line that matches `login`.
@@ -159,14 +161,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pgpass");
         let login = Login { host: "db", port: 1, dbname: "d", user: "u" };
-        assert!(PasswordFile::read(&path).unwrap().warning.is_none());
+        assert!(PasswordFile::read(&path).warning.is_none());
         fs::write(&path, "*:*:*:*:secret\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let open = PasswordFile::read(&path).unwrap();
+        let open = PasswordFile::read(&path);
         assert!(open.warning.as_deref().unwrap().contains("group or world"));
         assert!(open.password(login).is_none());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        let closed = PasswordFile::read(&path).unwrap();
+        let closed = PasswordFile::read(&path);
         assert_eq!(closed.password(login).unwrap().reveal(), "secret");
         assert!(!format!("{closed:?}").contains("secret"));
     }
