@@ -259,6 +259,30 @@ fn a_missing_segment_and_a_missing_part_are_the_backup_s_fault_at_every_level() 
 }
 
 #[test]
+fn a_hole_in_the_wal_fails_a_drill_to_the_end_of_it() {
+    let Some(version) = Postgres::newest() else { return };
+    let place = Place::on_files(&version);
+    let segment = segment_after(&place);
+    std::fs::remove_file(place.site.stored_file(&format!("0000000100000000/{segment}"))).unwrap();
+    for level in ["1", "3"] {
+        place.drill(&["--level", level]).expect("fail", &segment);
+    }
+    place.expect_clean();
+}
+
+#[test]
+fn a_slip_of_the_caller_is_no_drill() {
+    let Some(version) = Postgres::newest() else { return };
+    let place = Place::on_files(&version);
+    for args in [["--backup", "20200101T000000"], ["--target-time", "2999-01-01 00:00:00+00"]] {
+        let finished = place.drill_run(&args).run().expect_code(3);
+        assert!(finished.stdout.is_empty(), "{}", finished.stdout);
+    }
+    let history = place.site.barback(&["drill", "history", "-o", "json"]).run().stdout;
+    assert!(history.contains("\"drills\": []"), "{history}");
+}
+
+#[test]
 fn a_target_outside_the_window_is_said_to_be_out_of_reach() {
     let Some(version) = Postgres::newest() else { return };
     let place = Place::on_files(&version);
@@ -440,9 +464,15 @@ fn what_is_looked_for_in_the_data_decides() {
     for name in ["all orders", "fresh orders", "pages", "tables", "indexes"] {
         assert_eq!(outcome(&good, name), "pass", "{name}");
     }
-    let wrong = place.drill(&["--checks", &checks(4001, "1h")]);
+    let wrong = place.drill(&["--checks", &checks(4001, "1h"), "--keep-on-failure"]);
     wrong.expect("fail", "all orders");
     assert_eq!((outcome(&wrong, "all orders"), outcome(&wrong, "fresh orders")), ("fail".into(), "pass".into()));
+    // What was kept is nobody's to remove but the operator's.
+    place.drill(&["--level", "1"]).expect("pass", "");
+    place.drill(&[]).expect("pass", "");
+    let kept: Vec<_> = std::fs::read_dir(place.workdir()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    std::fs::remove_dir_all(&kept[0]).unwrap();
     let broken = place.site.dir.write("checks.toml", "[[check]]\nname = 7\n").display().to_string();
     assert_eq!(place.drill_run(&["--checks", &broken]).run().code(), 3);
     place.expect_clean();

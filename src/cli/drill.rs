@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 
 use super::invocation::{OutputFormat, Settings, restore_command_argv};
@@ -171,6 +172,18 @@ impl DrillOptions {
     }
 }
 
+impl DrillArgs {
+    /// A moment that has not come is a slip of whoever wrote it, and says nothing about backups.
+    fn refuse_the_future(&self, now: DateTime<Utc>) -> Result<()> {
+        match &self.wanted {
+            Wanted::Given(TargetRequest { target: RecoveryTarget::Time(time), .. }) if *time > now => {
+                Err(Error::usage(format!("could not drill to {time}: it has not come yet")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Drills, records, reports and prints, and gives the exit code: 0 passed, 1 the backup is at fault, 5 nothing was learned about
 /// it.
 ///
@@ -191,6 +204,7 @@ pub(super) async fn run(
         }
         opened => opened?,
     };
+    args.refuse_the_future(around.now)?;
     let (report, is_recorded) = (args.report.clone(), args.is_recorded);
     let request = request(args, settings, around)?;
     let progress = Arc::new(Progress::default());

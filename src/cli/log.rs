@@ -170,7 +170,7 @@ pub(super) mod tests {
     #[test]
     fn flags_decide_before_the_environment() {
         for (verbosity, env, directives) in [
-            (0, None, "warn"),
+            (0, None, "barback::phase=info,warn"),
             (1, None, "barback=info,warn"),
             (2, Some("error"), "barback=debug,warn"),
             (-1, Some("debug"), "error"),

@@ -8,11 +8,12 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::commands::archive::Archive;
-use crate::commands::drill_log::{DrillLog, Stopped};
+use crate::commands::catalog;
+use crate::commands::drill_log::{DrillLog, Stopped, unless_stopped};
 use crate::commands::drill_recovery::{Recovered, Recovery};
 use crate::commands::drill_scratch::Scratch;
 use crate::commands::drill_server::configure;
-use crate::commands::drill_target::{Wanted, resolve};
+use crate::commands::drill_target::{Resolved, Wanted, resolve};
 use crate::commands::interrupt::Interrupt;
 use crate::commands::progress::Progress;
 use crate::commands::restore::{self, Chosen, RestoreRequest};
@@ -97,14 +98,23 @@ const DEFAULT_ROLE: &str = "postgres";
 ///
 /// Nothing is written to the store. When it returns no server runs and, unless it was to be kept, no directory is left.
 /// Needs a multi-threaded runtime, and must be called on a thread that lives as long as the drill. Errors: `Local` where
-/// signals cannot be caught.
+/// signals cannot be caught; `Usage` for the name of a backup that there is not.
 pub async fn drill(archive: &Archive, request: &DrillRequest, progress: Arc<Progress>) -> Result<Drilled> {
     let interrupt = Interrupt::listen()?;
+    if let Some(word) = &request.backup {
+        // A name that nobody has is a slip of whoever wrote it, and says nothing about backups.
+        let loaded = catalog::load(archive).await;
+        let missing = loaded.ok().and_then(|mut known| known.find(word).err());
+        if let Some(error) = missing.filter(|error| error.kind() == ErrorKind::NotFound && !is_relative(word)) {
+            return Err(error.as_kind(ErrorKind::Usage));
+        }
+    }
     let mut drill = Drill { archive, request, progress, interrupt, log: DrillLog::begin(request) };
     let outcome = match request.level {
         DrillLevel::Recovery => drill.recover().await,
         level => drill.look(level).await,
     };
+    let outcome = drill.or_gone(outcome).await;
     Ok(drill.log.conclude(outcome))
 }
 
@@ -122,13 +132,14 @@ impl Drill<'_> {
         self.progress.phase("plan", 0);
         let began = self.log.mark();
         let request = self.restore_request(PathBuf::new()).await?;
-        let chosen = restore::choose(self.archive, &request).await?;
+        let chosen = self.choose(&request).await?;
         self.planned(&chosen);
         self.log.phase("plan", began, None);
         let began = self.log.mark();
         let depth = if level == DrillLevel::Names { Depth::Quick } else { Depth::Deep };
         let request = self.verify_request(&chosen.plan.backup, depth);
         let verification = verify(self.archive, &request, Arc::clone(&self.progress)).await?;
+        self.interrupt.check()?;
         let read = verification.backups.iter().map(|report| report.bytes).sum::<u64>()
             + verification.wal.iter().map(|report| report.bytes).sum::<u64>();
         self.log.phase("verify", began, Some(read));
@@ -162,6 +173,17 @@ impl Drill<'_> {
         }
     }
 
+    /// A backup that was deleted while the drill was at it has not failed.
+    async fn or_gone(&self, outcome: Result<(), Stopped>) -> Result<(), Stopped> {
+        let (Err(stopped), Some(id)) = (&outcome, self.log.backup_id()) else { return outcome };
+        if stopped.is_fault() && matches!(catalog::read(self.archive, &id).await, Ok(None)) {
+            let message =
+                format!("backup \"{id}\" is gone: it was deleted during the drill, or the store is not what it was");
+            return Err(Stopped::inconclusive(Error::new(ErrorKind::Unreachable, message)));
+        }
+        outcome
+    }
+
     /// Level 3: everything that a recovery does.
     async fn recover(&mut self) -> Result<(), Stopped> {
         let mut scratch = Scratch::make(&self.request.workdir, self.request.now.timestamp_subsec_nanos())?;
@@ -169,7 +191,7 @@ impl Drill<'_> {
         let outcome = Box::pin(self.recover_in(&scratch)).await;
         self.progress.phase("clean up", 0);
         let began = self.log.mark();
-        if outcome.is_err() && self.request.keep_on_failure {
+        if (outcome.is_err() || self.log.has_bad_checks()) && self.request.keep_on_failure {
             scratch.keep();
             self.log.note(format!("the copy is kept in \"{}\"", scratch.root().display()));
             return outcome;
@@ -178,7 +200,11 @@ impl Drill<'_> {
         self.log.phase("clean up", began, None);
         match (outcome, removed) {
             (Ok(()), Err(error)) => Err(Stopped::inconclusive(error)),
-            (outcome, _) => outcome,
+            (outcome, Err(error)) => {
+                self.log.note(error.to_string());
+                outcome
+            }
+            (outcome, Ok(())) => outcome,
         }
     }
 
@@ -188,7 +214,7 @@ impl Drill<'_> {
         let mut request = self.restore_request(scratch.data()).await?;
         request.tablespaces_below = Some(scratch.tablespaces());
         request.restore_command = self.restore_command(scratch);
-        let chosen = restore::choose(self.archive, &request).await?;
+        let chosen = self.choose(&request).await?;
         self.planned(&chosen);
         let bindir = self.find_programs(&chosen.plan.backup)?;
         check_room(scratch, &chosen.plan.backup)?;
@@ -198,7 +224,13 @@ impl Drill<'_> {
 
         let settings = prepared.settings.clone();
         let began = self.log.mark();
-        let restored = restore::restore(self.archive, &request, prepared, Arc::clone(&self.progress)).await?;
+        self.interrupt.check()?;
+        let restored = restore::restore(self.archive, &request, prepared, Arc::clone(&self.progress)).await;
+        let restored = restored.map_err(|error| match error.kind() {
+            // The plan has seen it: that it is gone now proves nothing about the backup.
+            ErrorKind::NotFound => Stopped::inconclusive(error),
+            _ => error.into(),
+        })?;
         self.log.fetched(began, &restored, &self.progress);
         self.interrupt.check()?;
 
@@ -237,11 +269,18 @@ impl Drill<'_> {
         }
     }
 
+    async fn choose(&self, request: &RestoreRequest) -> Result<Chosen, Stopped> {
+        unless_stopped(&self.interrupt, async { Ok(restore::choose(self.archive, request).await?) }).await
+    }
+
     /// What a restore is asked for; the target is drawn first where it is to be random.
     async fn restore_request(&mut self, directory: PathBuf) -> Result<RestoreRequest, Stopped> {
         let request = self.request;
-        let (target, seed) = resolve(self.archive, request).await?;
+        let Resolved { target, seed, note } = unless_stopped(&self.interrupt, resolve(self.archive, request)).await?;
         self.log.target(&target, request.action, seed);
+        if let Some(note) = note {
+            self.log.note(note);
+        }
         // Where it has stopped is looked at before it goes on, whatever is to become of it then.
         let target = TargetRequest { action: TargetAction::Pause, ..target };
         Ok(RestoreRequest {
@@ -350,10 +389,15 @@ impl Drill<'_> {
     }
 }
 
+/// A word that means a backup wherever there is one.
+fn is_relative(word: &str) -> bool {
+    matches!(word, "latest" | "oldest")
+}
+
 /// Everything goes onto one file system.
 fn check_room(scratch: &Scratch, backup: &Backup) -> Result<(), Stopped> {
     let Some(cluster) = backup.cluster_size_bytes else { return Ok(()) };
-    let needed = cluster + cluster / SPARE_SHARE + SPARE_BYTES;
+    let needed = cluster.saturating_add(cluster / SPARE_SHARE).saturating_add(SPARE_BYTES);
     let free = free_space(scratch.root())?;
     if free >= needed {
         return Ok(());

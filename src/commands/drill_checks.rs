@@ -278,9 +278,31 @@ impl Look<'_> {
             Scope::All => None,
         };
         let (judged, budget) = (self.run_amcheck(program, scope, budget).await?, human_duration(budget));
+        let judged = self.unless_sorted_otherwise(judged, all).await?;
         let detail = [judged.detail, partly].into_iter().flatten().collect::<Vec<_>>().join("; ");
         let detail = (!detail.is_empty()).then_some(detail);
         Ok((Judged { detail, ..judged }, Some(format!("nothing damaged, within {budget}"))))
+    }
+
+    /// Where this host sorts text in another way than the source did, indexes look damaged that are not.
+    async fn unless_sorted_otherwise(&self, judged: Judged, databases: &BTreeSet<String>) -> Result<Judged> {
+        let is_of_tables = judged.detail.as_deref().is_some_and(|detail| detail.contains("heap table"));
+        if judged.outcome != CheckOutcome::Fail || is_of_tables {
+            return Ok(judged);
+        }
+        for database in databases {
+            let session = self.server.server().read_only(database).await?;
+            let other = inspection::other_collation(&session).await?;
+            close(session).await;
+            if let Some(other) = other {
+                let detail = format!(
+                    "this host sorts text in another way than the source ({other}), which looks the same: {}",
+                    judged.detail.unwrap_or_default()
+                );
+                return Ok(Judged { outcome: CheckOutcome::Inconclusive, found: judged.found, detail: Some(detail) });
+            }
+        }
+        Ok(judged)
     }
 
     /// Where `pg_amcheck` can look, or why nowhere.

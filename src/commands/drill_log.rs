@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, SubsecRound, Utc};
 
 use crate::commands::drill::{DrillRequest, Drilled};
+use crate::commands::interrupt::Interrupt;
 use crate::commands::progress::{PHASES, Progress};
 use crate::commands::restore::RestoreDone;
 use crate::commands::store_access::host_name;
+use crate::domain::backup::BackupId;
 use crate::domain::measure::{human_duration, human_size};
 use crate::domain::recovery_target::{RecoveryTarget, TargetAction, TargetRequest};
 use crate::domain::restore_plan::RestorePlan;
@@ -32,6 +34,11 @@ impl Stopped {
         Self { verdict: Verdict::Fail, error }
     }
 
+    /// True when the backup is at fault.
+    pub(crate) fn is_fault(&self) -> bool {
+        self.verdict == Verdict::Fail
+    }
+
     /// Nothing was learned about the backup.
     pub(crate) fn inconclusive(error: Error) -> Self {
         Self { verdict: Verdict::Inconclusive, error }
@@ -44,6 +51,20 @@ impl From<Error> for Stopped {
         match error.kind() {
             ErrorKind::Corrupt | ErrorKind::Mismatch | ErrorKind::NotFound | ErrorKind::Conflict => Self::fail(error),
             _ => Self::inconclusive(error),
+        }
+    }
+}
+
+/// Does `work` until it is done, or somebody says stop.
+pub(crate) async fn unless_stopped<T>(
+    interrupt: &Interrupt,
+    work: impl Future<Output = Result<T, Stopped>>,
+) -> Result<T, Stopped> {
+    tokio::select! {
+        done = work => done,
+        () = interrupt.stopped() => {
+            interrupt.check()?;
+            Err(Stopped::inconclusive(Error::new(ErrorKind::Interrupted, "the drill was told to stop")))
         }
     }
 }
@@ -192,6 +213,16 @@ impl DrillLog {
         ))
     }
 
+    /// Which backup was chosen.
+    pub(crate) fn backup_id(&self) -> Option<BackupId> {
+        self.record.backup.as_ref()?.id.parse().ok()
+    }
+
+    /// True when something that was looked at is not as it should be.
+    pub(crate) fn has_bad_checks(&self) -> bool {
+        self.record.checks.iter().any(|check| check.outcome.verdict() != Verdict::Pass)
+    }
+
     /// What took most of the time.
     pub(crate) fn bottleneck(&self) -> Option<String> {
         let share = |phase: &str, name: &str| -> u64 {
@@ -225,8 +256,13 @@ impl DrillLog {
         let of_checks = record.checks.iter().map(|check| check.outcome.verdict()).max().unwrap_or(Verdict::Pass);
         match outcome {
             Ok(()) => record.verdict = of_checks,
+            // What decides the verdict is the reason.
+            Err(Stopped { verdict, error }) if verdict < of_checks => {
+                record.verdict = of_checks;
+                record.notes.push(error.to_string());
+            }
             Err(Stopped { verdict, error }) => {
-                record.verdict = verdict.max(of_checks);
+                record.verdict = verdict;
                 record.reason = Some(error.to_string());
                 record.hint = error.hint().map(str::to_owned);
             }

@@ -47,6 +47,10 @@ pub(crate) async fn prove(
     let replayed = reached.state.replayed.ok_or_else(|| missed("the server does not say what it has replayed"))?;
     let beyond = look_beyond(archive, plan, replayed, &target.target).await?;
     let last = reached.state.last_transaction;
+    if let (RecoveryTarget::Latest, Some(missing)) = (&target.target, plan.reach.missing) {
+        let message = format!("WAL goes on in the archive after {replayed}, but segment \"{missing}\" is missing");
+        return Err(missed(message));
+    }
     check(target, reached, replayed, last, &beyond)?;
     Ok(TargetProof {
         postgresql_said: reached.said.clone(),
@@ -80,7 +84,11 @@ fn check(
                 let why = absent.map_or_else(String::new, |name| format!("; \"{name}\" was asked for and not found"));
                 Err(missed(format!("replay ended at {replayed}, the archive goes on to {end}{why}")))
             }
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => {
+                let message = "could not find out where the archive ends: its last segments hold no whole record";
+                Err(Stopped::inconclusive(Error::new(ErrorKind::Local, message)))
+            }
         },
         RecoveryTarget::Time(time) => {
             let time = time.to_utc();
@@ -126,7 +134,12 @@ async fn look_beyond(archive: &Archive, plan: &RestorePlan, from: Lsn, target: &
         let content = match read_segment(archive, name).await {
             Ok(content) => content,
             // What lies beyond the target speaks against no recovery to it.
-            Err(error) if !wants_end && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => break,
+            Err(error)
+                if !wants_end
+                    && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Mismatch) =>
+            {
+                break;
+            }
             Err(error) => return Err(error),
         };
         match reader.segment(name, &content) {

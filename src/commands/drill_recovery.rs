@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::commands::archive::Archive;
 use crate::commands::drill::DrillRequest;
 use crate::commands::drill_checks;
-use crate::commands::drill_log::{DrillLog, Stopped};
+use crate::commands::drill_log::{DrillLog, Stopped, unless_stopped};
 use crate::commands::drill_pages::check_pages;
 use crate::commands::drill_proof::{Reached, prove};
 use crate::commands::drill_scratch::Scratch;
@@ -30,6 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Recovery that comes no further for so long is given up.
 const STALLED: Duration = Duration::from_mins(15);
+
+/// A server that is consistent and lets nobody in for so long never will.
+const REFUSED: Duration = Duration::from_mins(2);
 
 /// A source whose settings were raised while it wrote this WAL makes the server start anew, so often.
 const STARTS: u32 = 5;
@@ -102,13 +105,13 @@ impl Recovery<'_> {
 
         let began = log.mark();
         let reached = Reached { state, said: server.log.stopped.clone(), deliveries: &deliveries };
-        let mut proof = prove(self.archive, self.plan, self.target, &reached).await?;
+        let mut proof = unless_stopped(self.interrupt, prove(self.archive, self.plan, self.target, &reached)).await?;
         log.phase("prove", began, None);
         let mut ended_as = "paused";
         if state.is_in_recovery && self.request.action == TargetAction::Promote {
             let began = log.mark();
             self.progress.phase("promote", 0);
-            recovery::promote(&session).await?;
+            unless_stopped(self.interrupt, async { Ok(recovery::promote(&session).await?) }).await?;
             log.phase("promote", began, None);
             ended_as = "promoted";
         } else if !state.is_in_recovery {
@@ -130,7 +133,7 @@ impl Recovery<'_> {
         if !is_clean {
             log.note("the server of the drill did not stop cleanly");
         }
-        self.look_at_pages(log)?;
+        self.look_at_pages(log, ended_as == "promoted")?;
         Ok(Recovered { ready_after, replay: took, replayed_bytes, deliveries })
     }
 
@@ -159,7 +162,14 @@ impl Recovery<'_> {
     }
 
     /// Looks at every page of the stopped server.
-    fn look_at_pages(&self, log: &mut DrillLog) -> Result<(), Stopped> {
+    ///
+    /// A server that is stopped in recovery need not have written every page: those that the base backup caught half written are
+    /// repaired in memory alone.
+    fn look_at_pages(&self, log: &mut DrillLog, is_promoted: bool) -> Result<(), Stopped> {
+        if !is_promoted {
+            log.note("pages are not looked at in a copy that stays in recovery: not all of them are on its disk");
+            return Ok(());
+        }
         let began = log.mark();
         self.progress.phase("pages", 0);
         let data = self.scratch.data();
@@ -191,6 +201,7 @@ impl Recovery<'_> {
     async fn watch(&self, server: &mut DrillServer) -> Result<Option<Stop>, Stopped> {
         let (mut session, mut consistent): (Option<Session>, Option<Instant>) = (None, None);
         let (mut moved, mut mark) = (Instant::now(), (None, 0));
+        let (mut refused, mut has_lost) = (None, false);
         let mut reported = None;
         loop {
             self.interrupt.check()?;
@@ -204,7 +215,16 @@ impl Recovery<'_> {
             if server.log.consistent.is_some() {
                 consistent = consistent.or_else(|| Some(Instant::now()));
                 if session.is_none() {
-                    session = self.connect(server).await?;
+                    session = match self.connect(server).await? {
+                        Ok(session) => Some(session),
+                        Err(error) => {
+                            let since = refused.get_or_insert_with(Instant::now);
+                            if since.elapsed() > REFUSED {
+                                return Err(Stopped::inconclusive(error));
+                            }
+                            None
+                        }
+                    };
                 }
             }
             let state = match &session {
@@ -213,11 +233,15 @@ impl Recovery<'_> {
                     // It may be on its way down: the next look tells.
                     Err(error) => {
                         tracing::debug!("{error}");
+                        has_lost = true;
                         None
                     }
                 },
                 None => None,
             };
+            if std::mem::take(&mut has_lost) {
+                session = None;
+            }
             if let Some(state) = state {
                 let has_stopped = state.is_paused && server.log.stopped.is_some();
                 if let Some(session) = session.take_if(|_| has_stopped || !state.is_in_recovery) {
@@ -232,7 +256,8 @@ impl Recovery<'_> {
                 self.progress.add_bytes(done.saturating_sub(reported.unwrap_or(0)));
                 reported = Some(done);
             }
-            if mark != (replayed, calls) {
+            // Before it replays, PostgreSQL syncs the whole directory.
+            if mark != (replayed, calls) || server.log.redo_starts.is_none() {
                 (mark, moved) = ((replayed, calls), Instant::now());
             }
             if moved.elapsed() > STALLED {
@@ -243,17 +268,18 @@ impl Recovery<'_> {
         }
     }
 
-    /// A session, once the server lets anybody in. A role that is not there will not come.
-    async fn connect(&self, server: &DrillServer) -> Result<Option<Session>, Stopped> {
+    /// A session, once the server lets anybody in, or why not yet. A role that is not there will not come.
+    async fn connect(&self, server: &DrillServer) -> Result<Result<Session>, Stopped> {
+        let mut refusal = Error::new(ErrorKind::Bug, "there is no database to connect to");
         for database in DATABASES {
             match server.running.connect(self.role, database).await {
-                Ok(session) => return Ok(Some(session)),
+                Ok(session) => return Ok(Ok(session)),
                 Err(error) if error.to_string().contains("role \"") => {
                     return Err(Stopped::inconclusive(error.with_hint("Name a superuser of the cluster with --role.")));
                 }
-                Err(error) => tracing::debug!("{error}"),
+                Err(error) => refusal = error,
             }
         }
-        Ok(None)
+        Ok(Err(refusal))
     }
 }

@@ -1,12 +1,14 @@
 //! The place of a drill: a directory of its own that goes when the drill does, whatever that ends of.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::commands::ownership::Owner;
+use crate::disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::os_user;
 use crate::postgres::private_server::RunAs;
@@ -19,6 +21,10 @@ const LOCK: &str = "lock";
 
 /// The path of a socket has 107 bytes at most (`sun_path` of `unix(7)`), of which `/.s.PGSQL.65535` takes 16.
 const LONGEST_SOCKET_DIRECTORY: usize = 90;
+
+/// So often is it tried to remove a directory that somebody still writes to, with a pause in between.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Users that a server runs as where this process is root, the first that there is.
 const SERVER_USERS: [&str; 2] = ["postgres", "nobody"];
@@ -41,12 +47,19 @@ impl Scratch {
     pub(crate) fn make(workdir: &Path, number: u32) -> Result<Self> {
         let workdir = workdir.canonicalize().map_err(|cause| Error::local("use directory", workdir, cause))?;
         refuse_data_directory(&workdir)?;
+        if workdir.as_os_str().as_encoded_bytes().contains(&b',') {
+            let message = format!(
+                "could not use directory \"{}\" for a drill: a comma ends the name of a socket's directory",
+                workdir.display()
+            );
+            return Err(Error::usage(message));
+        }
         sweep(&workdir);
         let root = workdir.join(format!("{NAME}{}-{number:08x}", std::process::id()));
         let run_as = server_user()?;
         make_directory(&root)?;
         let made = || -> Result<(PathBuf, File)> {
-            let lock = lock(&root.join(LOCK))
+            let lock = lock(&root.join(LOCK), true)
                 .ok_or_else(|| Error::new(ErrorKind::Local, format!("could not lock \"{}\"", root.display())))?;
             for name in ["data", "tablespaces", "configuration"] {
                 make_directory(&root.join(name))?;
@@ -62,8 +75,26 @@ impl Scratch {
         };
         let (sockets, lock) = made().inspect_err(|_| drop(fs::remove_dir_all(&root)))?;
         let scratch = Self { root, sockets, run_as, is_kept: false, _lock: lock };
-        scratch.give_away()?;
+        if let Some(owner) = scratch.owner() {
+            // Nothing above them: while files are written for it, the server's user must not come near, and never may it
+            // put a link where root writes.
+            for place in [scratch.data(), scratch.tablespaces(), scratch.sockets.clone()] {
+                owner.take(&place)?;
+            }
+        }
         Ok(scratch)
+    }
+
+    /// Lets the server's user in, when all that root writes below its directories is written. Errors: `Local`.
+    pub(crate) fn open_up(&self) -> Result<()> {
+        if self.run_as.is_none() {
+            return Ok(());
+        }
+        for place in [self.root.clone(), self.root.join("configuration")] {
+            fs::set_permissions(&place, Permissions::from_mode(0o711))
+                .map_err(|cause| Error::local("open directory", &place, cause))?;
+        }
+        Ok(())
     }
 
     /// The data directory.
@@ -114,9 +145,12 @@ impl Scratch {
         self.owner().map_or(Ok(()), |owner| owner.take(path))
     }
 
-    /// It stays, for whoever wants to look into it.
+    /// It stays, for whoever wants to look into it: later drills take what has no lock for somebody else's.
     pub(crate) fn keep(&mut self) {
         self.is_kept = true;
+        if let Err(error) = disk::remove_if_there(&self.root.join(LOCK)) {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Removes it. Errors: `Local` for what could not be removed.
@@ -126,24 +160,25 @@ impl Scratch {
     }
 
     fn remove_all(&self) -> Result<()> {
-        let removed = fs::remove_dir_all(&self.sockets).and_then(|()| fs::remove_dir_all(&self.root));
-        match removed {
-            Err(cause) if self.root.exists() => {
-                // The sockets may have gone with it, or before.
-                fs::remove_dir_all(&self.root).map_err(|_| Error::local("remove directory", &self.root, cause))
+        for place in [&self.sockets, &self.root] {
+            let mut attempt = 1;
+            // The helper that fetched WAL ahead may be putting its last file there.
+            while let Err(cause) = fs::remove_dir_all(place) {
+                if cause.kind() == std::io::ErrorKind::NotFound {
+                    break;
+                }
+                if attempt == ATTEMPTS {
+                    return Err(Error::local("remove directory", place, cause));
+                }
+                attempt += 1;
+                std::thread::sleep(PAUSE);
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     fn owner(&self) -> Option<Owner> {
         self.run_as.map(|RunAs { uid, gid }| Owner { uid, gid })
-    }
-
-    fn give_away(&self) -> Result<()> {
-        let Some(owner) = self.owner() else { return Ok(()) };
-        owner.take_all(&self.root)?;
-        owner.take_all(&self.sockets)
     }
 }
 
@@ -161,8 +196,12 @@ fn make_directory(path: &Path) -> Result<()> {
     DirBuilder::new().mode(0o700).create(path).map_err(|cause| Error::local("create directory", path, cause))
 }
 
-fn lock(path: &Path) -> Option<File> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).ok()?;
+/// The lock on a file: of a new one, or of one that is there, and never of what is no plain file.
+fn lock(path: &Path, is_new: bool) -> Option<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(is_new).mode(0o600);
+    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    let file = options.open(path).ok()?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
     Some(file)
 }
@@ -200,10 +239,13 @@ fn sweep(workdir: &Path) {
     for entry in fs::read_dir(workdir).into_iter().flatten().flatten() {
         let path = entry.path();
         let is_one = entry.file_name().to_str().is_some_and(|name| name.starts_with(NAME));
-        if !is_one || !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !path.join(LOCK).exists() {
+        // Others may use the same place, and any name in it.
+        let is_ours = fs::symlink_metadata(&path)
+            .is_ok_and(|facts| facts.is_dir() && facts.uid() == rustix::process::geteuid().as_raw());
+        if !is_one || !is_ours {
             continue;
         }
-        if let Some(_lock) = lock(&path.join(LOCK)) {
+        if let Some(_lock) = lock(&path.join(LOCK), false) {
             match fs::remove_dir_all(&path) {
                 Ok(()) => tracing::info!("removed \"{}\", which a drill that was killed had left", path.display()),
                 Err(cause) => tracing::warn!("{}", Error::local("remove directory", &path, cause)),
@@ -230,7 +272,8 @@ mod tests {
         kept.keep();
         let root = kept.root().to_owned();
         drop(kept);
-        assert!(root.exists());
+        drop(Scratch::make(dir.path(), 9).unwrap());
+        assert!(root.exists(), "a later drill removed what an earlier one had kept");
     }
 
     #[test]

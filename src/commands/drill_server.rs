@@ -48,6 +48,8 @@ pub(crate) fn configure(
     scratch.write(&scratch.configuration("pg_ident.conf"), "")?;
     scratch.write(&data.join("postgresql.auto.conf"), &settings::auto_conf("", recovery))?;
     scratch.write(&scratch.journal(), "")?;
+    scratch.write(&scratch.log(), "")?;
+    scratch.open_up()?;
     Ok(kept)
 }
 

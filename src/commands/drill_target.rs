@@ -26,18 +26,24 @@ pub enum Wanted {
     },
 }
 
+/// What a drill goes to.
+pub(crate) struct Resolved {
+    pub(crate) target: TargetRequest,
+    /// The number that it was drawn with.
+    pub(crate) seed: Option<u64>,
+    /// That there are moments which cannot be reached.
+    pub(crate) note: Option<String>,
+}
+
 /// So often is a moment drawn that lies in a hole.
 const DRAWS: u32 = 50;
 
-/// The target, and the number it was drawn with.
+/// The target.
 ///
 /// Requests, for a random one: those of a look at the catalogue and the names of all WAL, and up to three segments.
-pub(crate) async fn resolve(
-    archive: &Archive,
-    request: &DrillRequest,
-) -> Result<(TargetRequest, Option<u64>), Stopped> {
+pub(crate) async fn resolve(archive: &Archive, request: &DrillRequest) -> Result<Resolved, Stopped> {
     let (seed, like) = match &request.wanted {
-        Wanted::Given(target) => return Ok((target.clone(), None)),
+        Wanted::Given(target) => return Ok(Resolved { target: target.clone(), seed: None, note: None }),
         Wanted::Random { seed, like } => (*seed, like),
     };
     let loaded = catalog::load(archive).await?;
@@ -64,10 +70,14 @@ pub(crate) async fn resolve(
     };
     let mut state = seed;
     let mut refusal = None;
-    for _ in 0..DRAWS {
+    for draw in 0..DRAWS {
         let target = RecoveryTarget::Time(at(from, next(&mut state) % span).fixed_offset());
         match plan(&input(target.clone())) {
-            Ok(_) => return Ok((TargetRequest { target, ..like.clone() }, Some(seed))),
+            Ok(_) => {
+                let words = |error: &Error| format!("{draw} moments that were drawn first cannot be reached: {error}");
+                let target = TargetRequest { target, ..like.clone() };
+                return Ok(Resolved { target, seed: Some(seed), note: refusal.as_ref().map(words) });
+            }
             Err(error) => refusal = Some(error),
         }
     }

@@ -343,7 +343,8 @@ pub fn judge_refusal(refused: &Refused) -> Judged {
             "the query failed with SQLSTATE {state}; what was said may hold the content of a row and is not repeated"
         )
     };
-    let is_fault = is(&MISSING) || is(&DAMAGED) || refused.is_storage;
+    // A disk that does not answer, or too many open files, are this host's matter.
+    let is_fault = is(&MISSING) || is(&DAMAGED) || (refused.is_storage && is(&["58P01"]));
     let outcome = if is_fault { CheckOutcome::Fail } else { CheckOutcome::Inconclusive };
     Judged { outcome, found: None, detail: Some(why) }
 }

@@ -15,21 +15,29 @@ pub struct StandbyLimits {
     pub locks_per_transaction: u32,
 }
 
-/// Libraries that do things on their own once they are preloaded: run jobs, connect elsewhere, change data.
-const BUSY_LIBRARIES: [&str; 12] = [
-    "pg_cron",
-    "pg_partman_bgw",
-    "pglogical",
-    "pgl_ddl_deploy",
-    "bdr",
-    "spock",
-    "repmgr",
-    "pgautofailover",
-    "pg_squeeze",
-    "pg_background",
-    "citus",
-    "pg_net",
+/// Libraries that do nothing on their own, and may be needed to read the data or are of no harm. All others are left out: what runs jobs,
+/// connects elsewhere or changes data cannot be told by its name.
+const PASSIVE_LIBRARIES: [&str; 16] = [
+    "pg_stat_statements",
+    "auto_explain",
+    "pg_stat_kcache",
+    "pg_stat_monitor",
+    "pg_qualstats",
+    "pg_wait_sampling",
+    "pg_hint_plan",
+    "pg_trgm",
+    "plpgsql",
+    "plpgsql_check",
+    "pgaudit",
+    "set_user",
+    "passwordcheck",
+    "credcheck",
+    "pg_store_plans",
+    TIMESCALEDB,
 ];
+
+/// Its tables cannot be read without it; while it restores, it runs no jobs.
+const TIMESCALEDB: &str = "timescaledb";
 
 /// What a server keeps for itself at most, in MiB: the drill runs beside others.
 const SHARED_BUFFERS_MIB: u64 = 128;
@@ -37,12 +45,12 @@ const SHARED_BUFFERS_MIB: u64 = 128;
 /// And this share of what the host has.
 const OF_MEMORY: u64 = 8;
 
-/// What is left of `shared_preload_libraries`: those that are installed here and do nothing on their own; and what was left out.
+/// What is left of `shared_preload_libraries`: those that are installed here and known to do nothing on their own; and what was left out.
 pub fn preload_libraries(configured: &str, is_installed: impl Fn(&str) -> bool) -> (Vec<String>, Vec<String>) {
     let names = configured.split(',').map(|name| name.trim().trim_matches('"')).filter(|name| !name.is_empty());
     let bare = |name: &str| name.trim_start_matches("$libdir/").to_owned();
     let (kept, out): (Vec<&str>, Vec<&str>) =
-        names.partition(|name| !BUSY_LIBRARIES.contains(&bare(name).as_str()) && is_installed(name));
+        names.partition(|name| PASSIVE_LIBRARIES.contains(&bare(name).as_str()) && is_installed(name));
     let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
     (owned(kept), owned(out))
 }
@@ -91,6 +99,8 @@ pub fn private_settings(
         ("jit", "off".into()),
         ("max_parallel_workers", "2".into()),
         ("data_sync_retry", "off".into()),
+        // Of as many origins of replication as any source has, the state is replayed.
+        ("max_replication_slots", "256".into()),
         ("restart_after_crash", "off".into()),
         // Not less than its source had, or it could not be looked into while it recovers.
         ("max_connections", limits.connections.max(20).to_string()),
@@ -102,10 +112,16 @@ pub fn private_settings(
     if major >= 15 {
         settings.push(("archive_library", String::new()));
     }
+    if major >= 18 {
+        settings.push(("max_active_replication_origins", "256".into()));
+    }
     if major >= 17 {
         settings.push(("sync_replication_slots", "off".into()));
         settings.push(("summarize_wal", "off".into()));
         settings.push(("event_triggers", "off".into()));
+    }
+    if preload.iter().any(|name| name.ends_with(TIMESCALEDB)) {
+        settings.push(("timescaledb.restoring", "on".into()));
     }
     settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
@@ -158,5 +174,9 @@ mod tests {
         assert_eq!(kept, ["pg_stat_statements", "auto_explain"]);
         assert_eq!(out, ["pg_cron", "pg_stat_monitor", "$libdir/pglogical"]);
         assert_eq!(preload_libraries("", installed).0, [""; 0]);
+        // Nobody knows what it does.
+        assert_eq!(preload_libraries("somebody_s_own, timescaledb", installed).0, ["timescaledb"]);
+        let settings = private_settings(16, LIMITS, &["timescaledb".to_owned()], None);
+        assert_eq!(value(&settings, "timescaledb.restoring"), "on");
     }
 }

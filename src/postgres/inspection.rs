@@ -103,6 +103,26 @@ pub async fn amcheck_extension(session: &Session) -> Result<(bool, bool)> {
     Ok((row.get("there")? == "true", row.get("available")? == "true"))
 }
 
+/// A collation of the session's database that this host sorts in another way than the source did, with both versions; none where all
+/// are alike. Indexes of text are out of order then, as they would be after any move to such a host.
+pub async fn other_collation(session: &Session) -> Result<Option<String>> {
+    let of_database = match session.version().major() {
+        // Before version 15 nobody recorded that of the database itself.
+        ..15 => "",
+        _ => {
+            "UNION ALL SELECT datname, datcollversion, pg_database_collation_actual_version(oid) FROM pg_database \
+             WHERE datname = current_database()"
+        }
+    };
+    let sql = format!(
+        "SELECT format('%s: version %s there, %s here', name, there, here) AS said FROM \
+         (SELECT collname AS name, collversion AS there, pg_collation_actual_version(oid) AS here FROM pg_collation \
+          {of_database}) all_of_them WHERE there <> here LIMIT 1"
+    );
+    let rows = session.rows("ask for the versions of collations", &sql, &[], QUICK).await?;
+    rows.first().map(|row| row.get("said").map(str::to_owned)).transpose()
+}
+
 /// Asks `query` in a read-only session of [`LocalServer`] and takes at most two rows of its answer.
 ///
 /// It is looked at first, which refuses more than one statement and tells its columns before anything is run. Names resolve as they

@@ -72,7 +72,7 @@ impl PrivateServer<'_> {
         let failed = |cause| Error::local("start", &self.program(), cause);
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(self.log).map_err(failed)?;
         let mut command = Command::new(self.keeper);
-        command.arg(KEEPER).arg(self.program()).arg("-D").arg(self.data_directory);
+        command.arg(KEEPER).arg(std::process::id().to_string()).arg(self.program()).arg("-D").arg(self.data_directory);
         for (name, value) in self.settings {
             command.arg("-c").arg(format!("{name}={value}"));
         }
@@ -158,22 +158,22 @@ impl Drop for RunningServer {
     }
 }
 
-/// Turns this process into the program `argv`, which the system ends with `SIGQUIT` (an immediate shutdown) as soon as the
-/// process that started it is gone.
+/// Turns this process into the program that `argv` holds behind the number of the process that started it. The system ends it with
+/// `SIGQUIT` (an immediate shutdown) as soon as that process is gone.
 ///
 /// Returns only with an error: `Local`.
 pub fn become_server(argv: &[std::ffi::OsString]) -> Result<std::convert::Infallible> {
-    let Some((program, words)) = argv.split_first() else {
+    let (Some(starter), Some(program)) = (argv.first(), argv.get(1)) else {
         return Err(Error::usage(format!("{KEEPER} is for this program's own use")));
     };
-    let parent = rustix::process::getppid();
     rustix::process::set_parent_process_death_signal(Some(Signal::QUIT))
         .map_err(|cause| local("prepare", &cause.into()))?;
     // It may have gone before that.
-    if rustix::process::getppid() != parent {
+    let parent = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().to_string());
+    if parent.as_deref() != starter.to_str() {
         return Err(Error::new(ErrorKind::Interrupted, "whoever wanted a server is gone"));
     }
-    let cause = Command::new(program).args(words).exec();
+    let cause = Command::new(program).args(&argv[2..]).exec();
     Err(Error::local("run", Path::new(program), cause))
 }
 

@@ -40,7 +40,7 @@ const REFUSED_SESSIONS: [&str; 6] = [
 ];
 
 /// What a message must say to be the fault of what was restored, not of this host.
-const FAULTS_OF_THE_BACKUP: [&str; 16] = [
+const FAULTS_OF_THE_BACKUP: [&str; 19] = [
     "recovery ended before configured recovery target was reached",
     "WAL ends before end of online backup",
     "WAL ends before consistent recovery point",
@@ -53,8 +53,11 @@ const FAULTS_OF_THE_BACKUP: [&str; 16] = [
     "invalid page in block",
     "WAL contains references to invalid pages",
     "is corrupted",
-    "could not read block",
+    "read only 0 of",
     "incorrect checksum",
+    "could not access status of transaction",
+    "invalid lp",
+    "failed to find parent",
     "invalid data in file",
     "was generated with wal_level=minimal",
 ];
@@ -77,7 +80,10 @@ impl RecoveryLog {
         if let Some(said) = after("FATAL:  ").or_else(|| after("PANIC:  ")) {
             let is_refusal = REFUSED_SESSIONS.iter().any(|words| said.starts_with(words));
             // A role or a database that is not there is the session's matter too.
-            if !is_refusal && !said.contains("does not exist") && self.fatal.is_none() {
+            let is_session_s =
+                is_refusal || said.contains("does not exist") || said.contains("is not currently accepting");
+            // What is known to be the backup's fault says more than what came before it.
+            if !is_session_s && (self.fatal.is_none() || is_fault(said)) {
                 self.fatal = Some(said.to_owned());
             }
         }
@@ -101,8 +107,7 @@ impl RecoveryLog {
     /// True when what ended the server can only lie in what was restored.
     #[must_use]
     pub fn is_fault_of_the_backup(&self) -> bool {
-        let said = self.fatal.as_deref().unwrap_or_default();
-        FAULTS_OF_THE_BACKUP.iter().any(|words| said.contains(words))
+        self.fatal.as_deref().is_some_and(is_fault)
     }
 
     /// The last line that `program` added to it, without what comes before its name.
@@ -116,6 +121,14 @@ impl RecoveryLog {
     pub fn last_line(&self) -> Option<&str> {
         self.last.last().map(String::as_str)
     }
+}
+
+fn is_fault(said: &str) -> bool {
+    // What the system said is this host's matter, whatever was being read.
+    let is_system_s =
+        ["Input/output error", "No space left", "Too many open files", "Permission denied", "Cannot allocate"];
+    !is_system_s.iter().any(|words| said.contains(words))
+        && FAULTS_OF_THE_BACKUP.iter().any(|words| said.contains(words))
 }
 
 #[cfg(test)]
@@ -155,6 +168,11 @@ mod tests {
         let mut other = RecoveryLog::default();
         other.add("x FATAL:  could not map anonymous shared memory: Cannot allocate memory\n");
         assert!(other.fatal.is_some() && !other.is_fault_of_the_backup());
+        let mut disk = RecoveryLog::default();
+        disk.add("x FATAL:  could not read block 7 in file \"base/5/1259\": Input/output error\n");
+        assert!(!disk.is_fault_of_the_backup());
+        disk.add("x PANIC:  could not access status of transaction 742\n");
+        assert!(disk.is_fault_of_the_backup());
         let mut lacking = RecoveryLog::default();
         lacking.add("x WARNING:  hot standby is not possible because of insufficient parameter settings\n");
         assert!(lacking.lacks_settings);

@@ -79,7 +79,7 @@ fn the_summary_begins_with_the_verdict_why_and_what_to_do() {
         "target       2026-11-23 17:03:11.500000 UTC (drawn at random, seed 8151623042)\n",
         "last commit  2026-11-23 17:03:11.094417 UTC\n",
         "recovery     25 min 46 s of the 30 min 00 s it may take; most of it: store\n",
-        "fetch     18 min 12 s  41.3 GiB  38.7 MiB/s\n",
+        "fetch        18 min 12 s  41.3 GiB  38.7 MiB/s\n",
         "checks: 5 pass, 1 notice, 1 skipped\n",
         "note: pg_cron was left out",
         "To keep 30 min 00 s, take a base backup every 14 h 06 min.\n",
