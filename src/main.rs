@@ -34,7 +34,10 @@ fn main() -> ExitCode {
     if let Some(error) = drill::keep_server(&argv) {
         return end_plainly(Err(error));
     }
-    called(argv, &environment)
+    let caller = native::likely_caller(&argv);
+    // Rust's own code for a panic is 101, which PostgreSQL takes for "no such file" and ends recovery.
+    let code = std::panic::catch_unwind(|| called(argv, &environment));
+    code.unwrap_or_else(|_| ExitCode::from(exit_code::of(ErrorKind::Bug, caller)))
 }
 
 fn called(argv: Vec<OsString>, environment: &BTreeMap<String, String>) -> ExitCode {

@@ -329,7 +329,7 @@ fn a_drill_that_is_told_to_stop_leaves_neither_server_nor_directory() {
     let Some(version) = Postgres::newest() else { return };
     let place = Place::on_files(&version);
     // Long enough after the beginning that there is something to leave.
-    for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::KILL] {
         let started = place.drill_run(&[]).start();
         let until = std::time::Instant::now() + Duration::from_mins(1);
         while !has_server(&place.workdir()) && std::time::Instant::now() < until {

@@ -123,7 +123,8 @@ impl Exit {
 
 /// Who reads the exit code, as far as words that could not be parsed tell. In doubt it is recovery: 255 instead of 3
 /// costs an operator nothing, 3 instead of 255 would end recovery early.
-fn likely_caller(argv: &[OsString]) -> Caller {
+#[must_use]
+pub fn likely_caller(argv: &[OsString]) -> Caller {
     if argv.iter().any(|word| word == "wal-restore") { Caller::Recovery } else { Caller::Anyone }
 }
 

@@ -1,9 +1,9 @@
-//! SIGINT and SIGTERM as something a long command can ask about and wait for.
+//! SIGINT, SIGTERM and SIGHUP as something a long command can ask about and wait for.
 
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -28,14 +28,34 @@ impl<R: Read> Read for Interruptible<'_, R> {
     }
 }
 
+/// `SIGHUP`.
+const HANGUP: u32 = 1;
+
+/// Waits for a signal that may not be listened for.
+async fn received(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether this process was started with a signal ignored; `false` where the system does not say.
+fn is_ignored(number: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & (1 << (number - 1)) != 0)
+}
+
 impl Interrupt {
-    /// Starts listening for SIGINT and SIGTERM; from now on they no longer kill the process.
+    /// Starts listening for SIGINT, SIGTERM and, unless it is ignored as under `nohup`, SIGHUP; from now on they no longer kill the
+    /// process.
     ///
     /// Errors: `Local` when the signals cannot be had.
     pub fn listen() -> Result<Self> {
         let failed = |cause: io::Error| Error::new(ErrorKind::Local, format!("could not catch signals: {cause}"));
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut hangup = if is_ignored(HANGUP) { None } else { Some(signal(SignalKind::hangup()).map_err(failed)?) };
         let (sender, receiver) = watch::channel(None);
         let stop = Arc::new(watch::Sender::new(false));
         let stopping = Arc::clone(&stop);
@@ -43,6 +63,7 @@ impl Interrupt {
             let name = tokio::select! {
                 _ = interrupt.recv() => "SIGINT",
                 _ = terminate.recv() => "SIGTERM",
+                () = received(hangup.as_mut()) => "SIGHUP",
                 () = sender.closed() => return,
             };
             // Nobody listens any more when the command is already over.

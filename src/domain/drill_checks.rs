@@ -323,8 +323,9 @@ const MISSING: [&str; 4] = ["42P01", "42703", "3F000", "3D000"];
 /// Damage that PostgreSQL found by itself: `data_corrupted` and `index_corrupted`.
 const DAMAGED: [&str; 2] = ["XX001", "XX002"];
 
-/// Beside these, messages of these classes name objects and conditions: limits, interventions, prerequisites, rights, the system.
-const TOLD: [&str; 6] = ["53", "55", "57", "58", "0A", "42"];
+/// Beside these, messages of these classes name objects and conditions: limits, interventions, prerequisites, rights, the system. Not
+/// class 42 while a query runs: a function may have made a statement of a row's content.
+const TOLD: [&str; 6] = ["53", "55", "57", "58", "0A", "42501"];
 
 /// Judges a query that the server refused, or did not answer.
 ///

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::drill::{CheckOutcome, DrillLevel};
 use crate::domain::verification::Verdict;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::layout::json_document::DocumentKind;
 use crate::layout::json_time::{as_rfc3339, as_rfc3339_or_none};
 use crate::layout::part_index::as_text;
 
@@ -17,6 +18,8 @@ pub const SCHEMA: u32 = 1;
 
 /// How long a record may be.
 pub const MAX_BYTES: usize = 4 << 20;
+
+const KIND: DocumentKind = DocumentKind { what: "the record of a drill", schema: SCHEMA, most_bytes: MAX_BYTES as u64 };
 
 /// One drill.
 ///
@@ -235,32 +238,14 @@ impl DrillRecord {
 
     /// The record as JSON that people can read, with a line feed at the end.
     pub fn to_json(&self) -> Result<String> {
-        let fail = |error: serde_json::Error| {
-            Error::new(ErrorKind::Bug, format!("could not write the record of a drill: {error}"))
-        };
-        let mut json = serde_json::to_string_pretty(self).map_err(fail)?;
-        json.push('\n');
-        Ok(json)
+        KIND.write(self)
     }
 
     /// Reads a record.
     ///
     /// Errors: `Corrupt` for other bytes, `Mismatch` for a newer schema.
     pub fn from_json(json: &[u8]) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Version {
-            schema: u32,
-        }
-        let corrupt = |why: String| Error::corrupt(format!("could not read the record of a drill: {why}"));
-        if json.len() > MAX_BYTES {
-            return Err(corrupt(format!("its {} bytes are more than {MAX_BYTES}", json.len())));
-        }
-        let Version { schema } = serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))?;
-        if schema != SCHEMA {
-            let message = format!("could not read the record of a drill: its schema is {schema}, not {SCHEMA}");
-            return Err(Error::new(ErrorKind::Mismatch, message).with_hint("Use a newer version of barback."));
-        }
-        serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))
+        KIND.read(json)
     }
 }
 
@@ -428,6 +413,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn a_record_is_written_as_documented() {

@@ -11,6 +11,7 @@ pub mod drill_chain;
 pub mod drill_record;
 pub mod expiry_lock;
 pub mod identity;
+mod json_document;
 mod json_time;
 pub mod keys;
 pub mod manifest;

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::backup::BackupId;
 use crate::domain::table_comparison::{DatabaseTables, Databases, TableFacts, TableName};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::layout::json_document::DocumentKind;
 use crate::layout::json_time::as_rfc3339;
 
 /// The version of the format this crate writes and reads.
@@ -17,6 +18,8 @@ pub const SCHEMA: u32 = 1;
 
 /// How long a snapshot may be, unpacked: some hundred thousand tables.
 pub const LIMIT_BYTES: u64 = 64 << 20;
+
+const KIND: DocumentKind = DocumentKind { what: "a table snapshot", schema: SCHEMA, most_bytes: LIMIT_BYTES };
 
 /// The tables of a cluster at the end of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +67,6 @@ struct TableDocument {
 impl TableSnapshot {
     /// The snapshot as JSON that people can read, with a line feed at the end.
     pub fn to_json(&self) -> Result<String> {
-        let fail =
-            |error: serde_json::Error| Error::new(ErrorKind::Bug, format!("could not write a table snapshot: {error}"));
         let databases = self.databases.iter().map(|(name, database)| DatabaseDocument {
             name: name.clone(),
             tables: database.tables.iter().map(|(name, facts)| TableDocument::of(name, *facts)).collect(),
@@ -79,35 +80,20 @@ impl TableSnapshot {
             databases: databases.collect(),
             databases_left_out: self.databases_left_out,
         };
-        let mut json = serde_json::to_string_pretty(&document).map_err(fail)?;
-        json.push('\n');
-        Ok(json)
+        KIND.write(&document)
     }
 
     /// Reads a snapshot.
     ///
     /// Errors: `Corrupt` for more than [`LIMIT_BYTES`] and for what is no such JSON; `Mismatch` for another schema.
     pub fn from_json(json: &[u8]) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Version {
-            schema: u32,
-        }
-        let corrupt = |why: String| Error::corrupt(format!("could not read a table snapshot: {why}"));
-        if json.len() as u64 > LIMIT_BYTES {
-            return Err(corrupt(format!("its {} bytes are more than {LIMIT_BYTES}", json.len())));
-        }
-        let Version { schema } = serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))?;
-        if schema != SCHEMA {
-            let message = format!("could not read a table snapshot: its schema is {schema}, not {SCHEMA}");
-            return Err(Error::new(ErrorKind::Mismatch, message).with_hint("Use a newer version of barback."));
-        }
-        let document: Document = serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))?;
+        let document: Document = KIND.read(json)?;
         let databases = document.databases.into_iter().map(|database| {
             let tables: BTreeMap<_, _> = database.tables.into_iter().map(TableDocument::read).collect();
             (database.name, DatabaseTables { tables, left_out: database.tables_left_out })
         });
         Ok(Self {
-            backup_id: document.backup_id.parse().map_err(|error: Error| corrupt(error.to_string()))?,
+            backup_id: document.backup_id.parse().map_err(|error: Error| KIND.corrupt(error))?,
             taken: document.taken,
             superuser: document.superuser,
             databases: databases.collect(),
@@ -133,6 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     fn snapshot() -> TableSnapshot {
         let table = |name: &str, facts| (TableName { schema: "public".to_owned(), name: name.to_owned() }, facts);

@@ -13,7 +13,8 @@ use crate::domain::backup::BackupId;
 use crate::domain::segment::{SegmentName, SegmentSize};
 use crate::domain::verification::{Degree, Depth, Finding, Findings, Verdict};
 use crate::domain::verify_choice::Stretch;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::layout::json_document::DocumentKind;
 use crate::layout::json_time::{as_rfc3339, as_rfc3339_or_none};
 use crate::layout::part_index::as_text;
 
@@ -22,6 +23,9 @@ pub const SCHEMA: u32 = 1;
 
 /// How long a record may be: a hundred findings of a thousand letters are less, however they are escaped.
 pub const MAX_BYTES: usize = 1 << 20;
+
+const KIND: DocumentKind =
+    DocumentKind { what: "the record of a verification", schema: SCHEMA, most_bytes: MAX_BYTES as u64 };
 
 /// How many findings a record names; it counts all.
 const FINDINGS_NAMED: usize = 100;
@@ -224,32 +228,14 @@ impl VerifyRecord {
 
     /// The record as JSON that people can read, with a line feed at the end.
     pub fn to_json(&self) -> Result<String> {
-        let fail = |error: serde_json::Error| {
-            Error::new(ErrorKind::Bug, format!("could not write the record of a verification: {error}"))
-        };
-        let mut json = serde_json::to_string_pretty(self).map_err(fail)?;
-        json.push('\n');
-        Ok(json)
+        KIND.write(self)
     }
 
     /// Reads a record.
     ///
     /// Errors: `Corrupt` for more than 1 MiB and for what is no such JSON; `Mismatch` for another schema.
     pub fn from_json(json: &[u8]) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Version {
-            schema: u32,
-        }
-        let corrupt = |why: String| Error::corrupt(format!("could not read the record of a verification: {why}"));
-        if json.len() > MAX_BYTES {
-            return Err(corrupt(format!("its {} bytes are more than {MAX_BYTES}", json.len())));
-        }
-        let Version { schema } = serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))?;
-        if schema != SCHEMA {
-            let message = format!("could not read the record of a verification: its schema is {schema}, not {SCHEMA}");
-            return Err(Error::new(ErrorKind::Mismatch, message).with_hint("Use a newer version of barback."));
-        }
-        serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))
+        KIND.read(json)
     }
 }
 
@@ -258,6 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
