@@ -18,6 +18,8 @@ use barback::domain::drill_checks::{DrillChecks, Expectation, NumberRange, Query
 use barback::layout::drill_record::DrillCheck;
 use barback::layout::part_index::DamagedFile;
 use barback::layout::table_snapshot::TableSnapshot;
+use barback::postgres::inspection::LocalServer;
+use barback::postgres::private_server::RunAs;
 
 const PAGE: u64 = 8192;
 const FIVE_MINUTES: Duration = Duration::from_mins(5);
@@ -32,12 +34,10 @@ fn recovered<'a>(dir: &'a TestDir, cluster: &'a Cluster) -> Recovered<'a> {
     let connect = cluster.connect_string();
     let port = connect.split(' ').find_map(|word| word.strip_prefix("port=")).unwrap();
     Recovered {
-        sockets: dir.path(),
-        port: port.parse().unwrap(),
-        role: "postgres",
+        server: LocalServer { sockets: dir.path(), port: port.parse().unwrap(), role: "postgres" },
         bindir: &cluster.version().bindir,
         is_promoted: true,
-        run_as: server_user().map(|id| (id, id)),
+        run_as: server_user().map(|id| RunAs { uid: id, gid: id }),
         target_time: None,
         last_replayed: None,
         ends_with_backup: true,

@@ -18,7 +18,7 @@ use crate::commands::interrupt::Interrupt;
 use crate::commands::progress::Progress;
 use crate::commands::restore::{self, Chosen, RestoreRequest};
 use crate::commands::table_snapshot;
-use crate::commands::target_directory::free_space;
+use crate::commands::target_directory::{self, free_space};
 use crate::commands::verify::{VerifyRequest, Which, verify};
 use crate::domain::backup::Backup;
 use crate::domain::cluster::ServerVersion;
@@ -101,19 +101,14 @@ const DEFAULT_ROLE: &str = "postgres";
 /// signals cannot be caught; `Usage` for the name of a backup that there is not.
 pub async fn drill(archive: &Archive, request: &DrillRequest, progress: Arc<Progress>) -> Result<Drilled> {
     let interrupt = Interrupt::listen()?;
-    if let Some(word) = &request.backup {
-        // A name that nobody has is a slip of whoever wrote it, and says nothing about backups.
-        let loaded = catalog::load(archive).await;
-        let missing = loaded.ok().and_then(|mut known| known.find(word).err());
-        if let Some(error) = missing.filter(|error| error.kind() == ErrorKind::NotFound && !is_relative(word)) {
-            return Err(error.as_kind(ErrorKind::Usage));
-        }
-    }
     let mut drill = Drill { archive, request, progress, interrupt, log: DrillLog::begin(request) };
     let outcome = match request.level {
         DrillLevel::Recovery => drill.recover().await,
         level => drill.look(level).await,
     };
+    if outcome.is_err() {
+        drill.refuse_a_slip().await?;
+    }
     let outcome = drill.or_gone(outcome).await;
     Ok(drill.log.conclude(outcome))
 }
@@ -173,6 +168,18 @@ impl Drill<'_> {
         }
     }
 
+    /// A name that no backup has is a slip of whoever wrote it, and says nothing about backups.
+    async fn refuse_a_slip(&self) -> Result<()> {
+        let (Some(word), None) = (&self.request.backup, self.log.backup_id()) else { return Ok(()) };
+        let Ok(mut loaded) = catalog::load(self.archive).await else { return Ok(()) };
+        match loaded.find(word) {
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_relative(word) => {
+                Err(error.as_kind(ErrorKind::Usage))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A backup that was deleted while the drill was at it has not failed.
     async fn or_gone(&self, outcome: Result<(), Stopped>) -> Result<(), Stopped> {
         let (Err(stopped), Some(id)) = (&outcome, self.log.backup_id()) else { return outcome };
@@ -218,7 +225,8 @@ impl Drill<'_> {
         self.planned(&chosen);
         let bindir = self.find_programs(&chosen.plan.backup)?;
         check_room(scratch, &chosen.plan.backup)?;
-        let (plan, backup_times) = (chosen.plan.clone(), chosen.backup_times.clone());
+        let (plan, backup_times, damaged) =
+            (chosen.plan.clone(), chosen.backup_times.clone(), chosen.damaged().to_vec());
         let prepared = restore::place(chosen, &request)?;
         self.log.phase("plan", began, None);
 
@@ -246,6 +254,7 @@ impl Drill<'_> {
             scratch,
             preload: &preload,
             tables: tables.as_ref(),
+            damaged: &damaged,
             role: role.as_deref().unwrap_or(DEFAULT_ROLE),
             progress: &self.progress,
             interrupt: &self.interrupt,
@@ -323,30 +332,20 @@ impl Drill<'_> {
 
     /// A server of another major version does not start on the copy.
     fn find_programs(&mut self, backup: &Backup) -> Result<PathBuf, Stopped> {
-        let Some(major) = backup.version.map(ServerVersion::major) else {
-            return Err(Stopped::inconclusive(Error::corrupt(
-                "the backup does not say which version of PostgreSQL it is of",
-            )));
+        let Some(version) = backup.version else {
+            let message = "the backup does not say which version of PostgreSQL it is of";
+            return Err(Stopped::inconclusive(Error::corrupt(message)));
         };
-        let missing = |message: String| {
-            let error = Error::new(ErrorKind::Local, message);
-            Err(Stopped::inconclusive(error.with_hint("Install it, or say where it is with --pg-bindir.")))
-        };
-        let bindir = match &self.request.pg_bindir {
-            Some(bindir) => match private_server::major_version(bindir) {
-                Some(found) if found == major => bindir.clone(),
-                Some(found) => {
-                    return missing(format!(
-                        "the backup is of PostgreSQL {major}, \"{}\" holds {found}",
-                        bindir.display()
-                    ));
-                }
-                None => return missing(format!("there is no PostgreSQL in \"{}\"", bindir.display())),
-            },
-            None => match private_server::find_bindir(major, self.request.path.as_deref()) {
-                Some(bindir) => bindir,
-                None => return missing(format!("there is no PostgreSQL {major} on this host")),
-            },
+        let missing =
+            |error: Error| Stopped::inconclusive(error.with_hint("Install it, or say where it is with --pg-bindir."));
+        let bindir = if let Some(bindir) = &self.request.pg_bindir {
+            target_directory::check_binaries(bindir, version).map_err(missing)?;
+            bindir.clone()
+        } else {
+            let major = version.major();
+            let found = private_server::find_bindir(major, self.request.path.as_deref());
+            let nowhere = || Error::new(ErrorKind::Local, format!("there is no PostgreSQL {major} on this host"));
+            found.ok_or_else(|| missing(nowhere()))?
         };
         self.log.programs(private_server::version_text(&bindir));
         Ok(bindir)

@@ -21,6 +21,7 @@ use crate::layout::table_snapshot::TableSnapshot;
 use crate::postgres::amcheck::{self, Amcheck, AmcheckEnd, Scope};
 use crate::postgres::connection::Session;
 use crate::postgres::inspection::{self, LocalServer};
+use crate::postgres::private_server::RunAs;
 use crate::postgres::tables;
 
 /// Where the names of all databases are read: one of them is there, unless somebody dropped both.
@@ -38,30 +39,20 @@ const MOST_JOBS: usize = 4;
 /// A server that was recovered from a backup, and what is known of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Recovered<'a> {
-    /// The directory of its socket.
-    pub sockets: &'a Path,
-    /// Its port, a part of the socket's name.
-    pub port: u16,
-    /// A superuser whom it lets in without a password.
-    pub role: &'a str,
+    /// Where it listens, and as whom it is looked into.
+    pub server: LocalServer<'a>,
     /// PostgreSQL's programs.
     pub bindir: &'a Path,
     /// Whether recovery has ended; else it is paused at its target, and the server can only be read.
     pub is_promoted: bool,
     /// User and group to run programs as.
-    pub run_as: Option<(u32, u32)>,
+    pub run_as: Option<RunAs>,
     /// The target, where it is a time.
     pub target_time: Option<DateTime<Utc>>,
     /// The time of the last commit that was replayed.
     pub last_replayed: Option<DateTime<Utc>>,
     /// Whether recovery went no further than the end of the backup (`immediate`): then nobody can have dropped a table since.
     pub ends_with_backup: bool,
-}
-
-impl<'a> Recovered<'a> {
-    fn server(&self) -> LocalServer<'a> {
-        LocalServer { sockets: self.sockets, port: self.port, role: self.role }
-    }
 }
 
 /// Looks into the server, in this order: `indexes`, `tables` against the snapshot, each query, `amcheck`.
@@ -152,7 +143,7 @@ impl Look<'_> {
     async fn databases(&self) -> Result<BTreeSet<String>> {
         let mut failure = None;
         for database in FIRST_DATABASES {
-            match self.server.server().read_only(database).await {
+            match self.server.server.read_only(database).await {
                 Ok(session) => return Ok(tables::databases(&session, tables::PATIENT).await?.into_iter().collect()),
                 Err(error) => failure = failure.or(Some(error)),
             }
@@ -164,7 +155,7 @@ impl Look<'_> {
     async fn indexes(&self, databases: &Result<BTreeSet<String>>) -> Result<Said> {
         let (mut named, mut count) = (Vec::new(), 0);
         for database in known(databases)? {
-            let session = self.server.server().read_only(database).await?;
+            let session = self.server.server.read_only(database).await?;
             let (names, total) = inspection::invalid_indexes(&session).await?;
             count += total;
             named.extend(names.into_iter().map(|name| format!("{database}.{name}")));
@@ -208,7 +199,7 @@ impl Look<'_> {
     }
 
     async fn tables_of(&self, database: &str, tables: &DatabaseTables) -> Result<DatabaseFound> {
-        let session = self.server.server().read_only(database).await?;
+        let session = self.server.server.read_only(database).await?;
         let found = tables::named(&session, tables.tables.keys(), LOOK).await?;
         close(session).await;
         Ok(DatabaseFound::Tables(found))
@@ -219,7 +210,7 @@ impl Look<'_> {
         if !known(databases)?.contains(database) {
             return Ok(Reach::Missing);
         }
-        let server = self.server.server();
+        let server = self.server.server;
         if self.server.is_promoted {
             let wrappers = server.cut_off_foreign_data(database).await?;
             tracing::debug!("{wrappers} foreign data wrappers of database \"{database}\" were put out of reach");
@@ -245,7 +236,7 @@ impl Look<'_> {
                 detail: Some(format!("there is no database \"{}\" that takes connections", query.database)),
             },
             Ok(Reach::Open) => {
-                let session = self.server.server().read_only(&query.database).await?;
+                let session = self.server.server.read_only(&query.database).await?;
                 let answer = inspection::ask(&session, &query.query, self.checks.statement_timeout).await;
                 close(session).await;
                 match answer {
@@ -291,7 +282,7 @@ impl Look<'_> {
             return Ok(judged);
         }
         for database in databases {
-            let session = self.server.server().read_only(database).await?;
+            let session = self.server.server.read_only(database).await?;
             let other = inspection::other_collation(&session).await?;
             close(session).await;
             if let Some(other) = other {
@@ -309,7 +300,7 @@ impl Look<'_> {
     async fn scope(&self, databases: &BTreeSet<String>) -> Result<Result<Scope, String>> {
         let mut with_extension = Vec::new();
         for database in databases {
-            let session = self.server.server().read_only(database).await?;
+            let session = self.server.server.read_only(database).await?;
             let (is_there, is_available) = inspection::amcheck_extension(&session).await?;
             close(session).await;
             if !is_there && !is_available {
@@ -330,8 +321,8 @@ impl Look<'_> {
     }
 
     async fn run_amcheck(&self, program: std::path::PathBuf, scope: Scope, budget: Duration) -> Result<Judged> {
-        let (sockets, role) = (self.server.sockets.to_owned(), self.server.role.to_owned());
-        let (port, run_as, interrupt) = (self.server.port, self.server.run_as, self.interrupt.clone());
+        let (sockets, role) = (self.server.server.sockets.to_owned(), self.server.server.role.to_owned());
+        let (port, run_as, interrupt) = (self.server.server.port, self.server.run_as, self.interrupt.clone());
         let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_JOBS);
         let running = tokio::task::spawn_blocking(move || {
             let server = LocalServer { sockets: &sockets, port, role: &role };

@@ -20,9 +20,10 @@ use crate::domain::recovery_target::{RecoveryTarget, TargetAction, TargetRequest
 use crate::domain::restore_plan::RestorePlan;
 use crate::domain::timeline::TimelineId;
 use crate::error::{Error, ErrorKind, Result};
+use crate::layout::part_index::DamagedFile;
 use crate::layout::table_snapshot::TableSnapshot;
 use crate::postgres::connection::Session;
-use crate::postgres::private_server::RunAs;
+use crate::postgres::inspection::LocalServer;
 use crate::postgres::recovery::{self, RecoveryState};
 
 /// Between two looks at where recovery is.
@@ -51,6 +52,8 @@ pub(crate) struct Recovery<'a> {
     pub(crate) preload: &'a [String],
     /// What tables there were when the backup was taken.
     pub(crate) tables: Option<&'a TableSnapshot>,
+    /// Pages that were damaged in the source already.
+    pub(crate) damaged: &'a [DamagedFile],
     /// A superuser.
     pub(crate) role: &'a str,
     pub(crate) progress: &'a Arc<Progress>,
@@ -91,7 +94,7 @@ impl Recovery<'_> {
         let began = log.mark();
         self.progress.phase("replay", 0);
         let Followed { mut server, session, state, consistent } = self.follow().await?;
-        let deliveries = server.deliveries();
+        let deliveries = std::mem::take(&mut server.deliveries);
         // Replay goes on meanwhile.
         log.phase_between("consistency", (began, consistent), None, Vec::new());
         let took = log.mark().saturating_sub(began);
@@ -107,24 +110,21 @@ impl Recovery<'_> {
         let reached = Reached { state, said: server.log.stopped.clone(), deliveries: &deliveries };
         let mut proof = unless_stopped(self.interrupt, prove(self.archive, self.plan, self.target, &reached)).await?;
         log.phase("prove", began, None);
-        let mut ended_as = "paused";
         if state.is_in_recovery && self.request.action == TargetAction::Promote {
             let began = log.mark();
             self.progress.phase("promote", 0);
             unless_stopped(self.interrupt, async { Ok(recovery::promote(&session).await?) }).await?;
             log.phase("promote", began, None);
-            ended_as = "promoted";
-        } else if !state.is_in_recovery {
-            ended_as = "promoted";
         }
         let ready_after = log.mark();
-        if ended_as == "promoted" {
+        let is_promoted = !state.is_in_recovery || self.request.action == TargetAction::Promote;
+        if is_promoted {
             proof.timeline = recovery::timeline(&session).await?.map(TimelineId::number);
         }
-        proof.ended_as = Some(ended_as.to_owned());
+        proof.ended_as = Some(if is_promoted { "promoted" } else { "paused" }.to_owned());
         log.proved(proof);
         session.close().await?;
-        self.look(log, &reached.state, ended_as == "promoted").await?;
+        self.look(log, &reached.state, is_promoted).await?;
 
         let began = log.mark();
         self.progress.phase("stop", 0);
@@ -133,7 +133,7 @@ impl Recovery<'_> {
         if !is_clean {
             log.note("the server of the drill did not stop cleanly");
         }
-        self.look_at_pages(log, ended_as == "promoted")?;
+        self.look_at_pages(log, is_promoted)?;
         Ok(Recovered { ready_after, replay: took, replayed_bytes, deliveries })
     }
 
@@ -146,12 +146,10 @@ impl Recovery<'_> {
             _ => None,
         };
         let server = drill_checks::Recovered {
-            sockets: self.scratch.sockets(),
-            port: PORT,
-            role: self.role,
+            server: LocalServer { sockets: self.scratch.sockets(), port: PORT, role: self.role },
             bindir: self.bindir,
             is_promoted,
-            run_as: self.scratch.run_as().map(|RunAs { uid, gid }| (uid, gid)),
+            run_as: self.scratch.run_as(),
             target_time,
             last_replayed: state.last_transaction,
             ends_with_backup: self.target.target == RecoveryTarget::Immediate,
@@ -173,7 +171,7 @@ impl Recovery<'_> {
         let began = log.mark();
         self.progress.phase("pages", 0);
         let data = self.scratch.data();
-        let look = || check_pages(&data, &[], self.request.jobs, self.interrupt);
+        let look = || check_pages(&data, self.damaged, self.request.jobs, self.interrupt);
         log.checked(vec![tokio::task::block_in_place(look)]);
         log.phase("pages", began, None);
         Ok(self.interrupt.check()?)
@@ -201,11 +199,11 @@ impl Recovery<'_> {
     async fn watch(&self, server: &mut DrillServer) -> Result<Option<Stop>, Stopped> {
         let (mut session, mut consistent): (Option<Session>, Option<Instant>) = (None, None);
         let (mut moved, mut mark) = (Instant::now(), (None, 0));
-        let (mut refused, mut has_lost) = (None, false);
+        let mut refused = None;
         let mut reported = None;
         loop {
             self.interrupt.check()?;
-            server.read_log()?;
+            server.look()?;
             if server.log.lacks_settings {
                 return Ok(None);
             }
@@ -228,29 +226,24 @@ impl Recovery<'_> {
                 }
             }
             let state = match &session {
-                Some(session) => match RecoveryState::read(session).await {
-                    Ok(state) => Some(state),
-                    // It may be on its way down: the next look tells.
-                    Err(error) => {
-                        tracing::debug!("{error}");
-                        has_lost = true;
-                        None
-                    }
-                },
+                Some(session) => {
+                    RecoveryState::read(session).await.inspect_err(|error| tracing::debug!("{error}")).ok()
+                }
                 None => None,
             };
-            if std::mem::take(&mut has_lost) {
+            if state.is_none() {
+                // It does not answer, and may be on its way down: the next look tells.
                 session = None;
             }
             if let Some(state) = state {
                 let has_stopped = state.is_paused && server.log.stopped.is_some();
                 if let Some(session) = session.take_if(|_| has_stopped || !state.is_in_recovery) {
-                    server.read_log()?;
+                    server.look()?;
                     let consistent = consistent.unwrap_or_else(Instant::now);
                     return Ok(Some(Stop { session, state, consistent }));
                 }
             }
-            let (replayed, calls) = (state.and_then(|state| state.replayed), server.deliveries().segments);
+            let (replayed, calls) = (state.and_then(|state| state.replayed), server.deliveries.segments);
             if let (Some(now), Some(from)) = (replayed, server.log.redo_starts) {
                 let done = now.bytes().saturating_sub(from.bytes());
                 self.progress.add_bytes(done.saturating_sub(reported.unwrap_or(0)));

@@ -127,7 +127,7 @@ impl Scratch {
         self.root.join("wal.journal")
     }
 
-    /// Whose it is.
+    /// Where all of it lies.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }

@@ -58,9 +58,35 @@ pub(crate) fn configure(
 pub(crate) struct DrillServer {
     pub(crate) running: RunningServer,
     pub(crate) log: RecoveryLog,
-    log_file: PathBuf,
-    log_read: u64,
-    journal: PathBuf,
+    /// What its calls for WAL came to.
+    pub(crate) deliveries: Deliveries,
+    log_file: GrowingFile,
+    journal: GrowingFile,
+}
+
+/// A file that others add lines to.
+#[derive(Debug)]
+struct GrowingFile {
+    path: PathBuf,
+    read_bytes: u64,
+}
+
+impl GrowingFile {
+    fn new(path: PathBuf) -> Self {
+        Self { path, read_bytes: 0 }
+    }
+
+    /// The whole lines that have come since the last look; one that is being written is read the next time. Errors: `Local`.
+    fn next_lines(&mut self) -> Result<String> {
+        let failed = |cause| Error::local("read file", &self.path, cause);
+        let mut file = File::open(&self.path).map_err(failed)?;
+        file.seek(SeekFrom::Start(self.read_bytes)).map_err(failed)?;
+        let mut bytes = Vec::new();
+        file.take(LOG_LIMIT_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        self.read_bytes += whole as u64;
+        Ok(String::from_utf8_lossy(&bytes[..whole]).into_owned())
+    }
 }
 
 impl DrillServer {
@@ -89,37 +115,25 @@ impl DrillServer {
         Ok(Self {
             running: server.start()?,
             log: RecoveryLog::default(),
-            log_file: scratch.log(),
-            log_read: 0,
-            journal: scratch.journal(),
+            deliveries: Deliveries::default(),
+            log_file: GrowingFile::new(scratch.log()),
+            journal: GrowingFile::new(scratch.journal()),
         })
     }
 
-    /// Takes in what it has said since the last look. Errors: `Local`.
-    pub(crate) fn read_log(&mut self) -> Result<()> {
-        let failed = |cause| Error::local("read file", &self.log_file, cause);
-        let mut file = File::open(&self.log_file).map_err(failed)?;
-        file.seek(SeekFrom::Start(self.log_read)).map_err(failed)?;
-        let mut bytes = Vec::new();
-        file.take(LOG_LIMIT_BYTES).read_to_end(&mut bytes).map_err(failed)?;
-        // A line that is being written is read the next time.
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        self.log_read += whole as u64;
-        self.log.add(&String::from_utf8_lossy(&bytes[..whole]));
+    /// Takes in what it and its calls for WAL have said since the last look. Errors: `Local`.
+    pub(crate) fn look(&mut self) -> Result<()> {
+        self.log.add(&self.log_file.next_lines()?);
+        self.deliveries.add_lines(&self.journal.next_lines()?);
         Ok(())
-    }
-
-    /// What its calls for WAL came to.
-    pub(crate) fn deliveries(&self) -> Deliveries {
-        Deliveries::of(&fs::read_to_string(&self.journal).unwrap_or_default())
     }
 
     /// Why it ended by itself, and whose fault that is.
     pub(crate) fn why_it_ended(&mut self) -> Stopped {
-        if let Err(error) = self.read_log() {
+        if let Err(error) = self.look() {
             return Stopped::inconclusive(error);
         }
-        let deliveries = self.deliveries();
+        let deliveries = &self.deliveries;
         let ours = self.log.last_of("barback: error: ").map(str::to_owned);
         let said = self.log.fatal.clone().or_else(|| self.log.last_line().map(str::to_owned));
         let said = said.unwrap_or_else(|| "it said nothing".to_owned());

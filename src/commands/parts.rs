@@ -8,7 +8,7 @@ use crate::domain::backup::Backup;
 use crate::domain::compression::Compression;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::keys::{PartFamily, parse_part_file_name};
-use crate::layout::part_index::PartIndex;
+use crate::layout::part_index::{DamagedFile, PartIndex};
 
 /// An index lists at most a few thousand parts, some 150 bytes each.
 const INDEX_LIMIT_BYTES: u64 = 16 << 20;
@@ -19,6 +19,8 @@ pub(crate) struct BackupParts {
     pub(crate) parts: Vec<PartToFetch>,
     /// The `backup_manifest`, where the backup has one.
     pub(crate) manifest: Option<PartToFetch>,
+    /// Pages that the backup found damaged already when it read them; of Barman's backups nobody knows.
+    pub(crate) damaged: Vec<DamagedFile>,
 }
 
 /// What lies in a backup's directory: keys and sizes.
@@ -99,7 +101,7 @@ fn by_index(archive: &Archive, backup: &Backup, index: &PartIndex, present: &Pre
             Some(PartToFetch { key, bytes: manifest.bytes, codec: Compression::Zstd, family, number: 0, sha256 })
         }
     };
-    Ok(BackupParts { parts, manifest })
+    Ok(BackupParts { parts, manifest, damaged: index.damaged.clone().unwrap_or_default() })
 }
 
 fn check_present(backup: &Backup, present: &Present, key: &str, bytes: u64) -> Result<()> {
@@ -133,7 +135,7 @@ fn by_name(archive: &Archive, backup: &Backup, present: &Present) -> Result<Back
             return Err(damaged(backup, &format!("part {missing} of {family} is not there, though later ones are")));
         }
     }
-    Ok(BackupParts { parts, manifest: None })
+    Ok(BackupParts { parts, manifest: None, damaged: Vec::new() })
 }
 
 fn damaged(backup: &Backup, why: &str) -> Error {

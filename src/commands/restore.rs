@@ -23,6 +23,7 @@ use crate::domain::backup::{BackupStatus, Tablespace};
 use crate::domain::recovery_target::TargetRequest;
 use crate::domain::restore_plan::{PlanInput, RestorePlan, plan};
 use crate::error::Result;
+use crate::layout::part_index::DamagedFile;
 use crate::postgres::settings;
 
 /// What a restore is asked for.
@@ -140,6 +141,11 @@ impl Chosen {
     /// Bytes to fetch.
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.fetch.parts.iter().map(|part| part.bytes).sum()
+    }
+
+    /// Pages that the backup found damaged already when it read them.
+    pub(crate) fn damaged(&self) -> &[DamagedFile] {
+        &self.fetch.damaged
     }
 }
 

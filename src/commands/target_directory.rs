@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::domain::backup::{Backup, Tablespace};
 use crate::domain::cluster::ServerVersion;
 use crate::error::{Error, ErrorKind, Result};
+use crate::postgres::private_server;
 
 /// Space needed and free, in bytes, for the data directory's file system; unknown when the backup does not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -122,12 +123,7 @@ pub(crate) fn check_binaries(bindir: &Path, version: ServerVersion) -> Result<()
     let answer =
         Command::new(&program).arg("--version").output().map_err(|cause| Error::local("run", &program, cause))?;
     let text = String::from_utf8_lossy(&answer.stdout);
-    // "postgres (PostgreSQL) 15.18 (Debian …)"; a beta says "18beta1".
-    let major: Option<u32> = text.split_whitespace().nth(2).and_then(|word| {
-        let digits: String = word.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse().ok()
-    });
-    match major {
+    match private_server::major_of(&text) {
         Some(major) if major == version.major() => Ok(()),
         Some(major) => {
             let message =

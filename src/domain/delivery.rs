@@ -83,12 +83,9 @@ pub struct Deliveries {
 const ABSENT_KEPT: usize = 100;
 
 impl Deliveries {
-    /// Adds up the lines of a journal. Lines that are none, such as one being written, are passed over.
-    #[must_use]
-    pub fn of(journal: &str) -> Self {
-        let mut all = Self::default();
-        journal.lines().filter_map(|line| line.parse().ok()).for_each(|delivery| all.add(&delivery));
-        all
+    /// Takes in the next lines of a journal. Lines that are none are passed over.
+    pub fn add_lines(&mut self, lines: &str) {
+        lines.lines().filter_map(|line| line.parse().ok()).for_each(|delivery| self.add(&delivery));
     }
 
     fn add(&mut self, delivery: &Delivery) {
@@ -120,13 +117,15 @@ mod tests {
         let journal = "00000002.history absent 900\n000000010000000000000002 late 40000\n\
                        000000010000000000000003 ready 2000\n000000010000000000000004 damaged 7\n\
                        000000010000000000000005 absent 3000\n00000001000000000000";
-        let all = Deliveries::of(journal);
+        let mut all = Deliveries::default();
+        all.add_lines(journal);
         assert_eq!((all.segments, all.late), (2, 1));
         assert_eq!((all.starved, all.waited), (Duration::from_millis(40), Duration::from_micros(45_907)));
         assert_eq!(all.absent, ["000000010000000000000005".parse().unwrap()]);
         assert_eq!(all.damaged, Some("000000010000000000000004".parse().unwrap()));
         assert_eq!(all.unknown, None);
-        assert!(Deliveries::of("000000010000000000000005 unknown 3000\n").unknown.is_some());
+        all.add_lines("000000010000000000000005 unknown 3000\n");
+        assert!(all.unknown.is_some() && all.segments == 2);
     }
 
     #[test]

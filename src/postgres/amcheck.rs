@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::inspection::LocalServer;
+use super::private_server::RunAs;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The program's name in PostgreSQL's directory of programs, from version 14 on.
@@ -48,7 +49,7 @@ pub struct Amcheck<'a> {
     /// The server.
     pub server: LocalServer<'a>,
     /// User and group to run it as.
-    pub run_as: Option<(u32, u32)>,
+    pub run_as: Option<RunAs>,
     /// What it looks at.
     pub scope: Scope,
     /// How many relations at once.
@@ -124,7 +125,7 @@ impl Amcheck<'_> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if let Some((uid, gid)) = self.run_as {
+        if let Some(RunAs { uid, gid }) = self.run_as {
             command.uid(uid).gid(gid);
         }
         command

@@ -197,8 +197,13 @@ pub fn find_bindir(major: u32, path: Option<&str>) -> Option<PathBuf> {
 /// The major version of `postgres` in a directory; none where it does not run.
 #[must_use]
 pub fn major_version(bindir: &Path) -> Option<u32> {
-    let text = version_text(bindir)?;
-    let word = text.split_whitespace().nth(2)?;
+    major_of(&version_text(bindir)?)
+}
+
+/// The major version in what `postgres --version` says: `postgres (PostgreSQL) 15.18 (Debian …)`; a beta says `18beta1`.
+#[must_use]
+pub fn major_of(version_text: &str) -> Option<u32> {
+    let word = version_text.split_whitespace().nth(2)?;
     let digits: String = word.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
@@ -262,5 +267,7 @@ mod tests {
     fn there_is_no_server_of_a_version_that_never_was() {
         assert_eq!(find_bindir(4711, Some("/bin:/usr/bin")), None);
         assert_eq!(major_version(Path::new("/nowhere")), None);
+        assert_eq!(major_of("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
+        assert_eq!((major_of("postgres (PostgreSQL) 18beta1"), major_of("bash 5")), (Some(18), None));
     }
 }
