@@ -30,7 +30,7 @@ fn segment(number: u64) -> String {
     SegmentName::from_number(TimelineId::FIRST, number, SegmentSize::DEFAULT).to_string()
 }
 
-fn wal_key(number: u64) -> String {
+pub(crate) fn wal_key(number: u64) -> String {
     let name = segment(number);
     format!("main/wals/{}/{name}.zst", &name[..16])
 }
@@ -62,7 +62,7 @@ fn put_backup(store: &TestStore, backup: &Backup) -> String {
 }
 
 /// An archive of segments 1 to 30 and of backups 10, 6 and 2 days old, in segments 5, 15 and 25; gives their ids.
-fn archive(store: &TestStore) -> [String; 3] {
+pub(crate) fn archive(store: &TestStore) -> [String; 3] {
     (1..=30).for_each(|number| store.write(&wal_key(number), b"segment"));
     [(10, 5), (6, 15), (2, 25)].map(|(days_ago, number)| put_backup(store, &record(days_ago, number)))
 }
@@ -82,11 +82,11 @@ fn verdict<'a>(document: &'a Value, id: &str) -> (&'a str, &'a str) {
 }
 
 /// The numbers of the segments that are there.
-fn segments(store: &TestStore) -> Vec<u64> {
+pub(crate) fn segments(store: &TestStore) -> Vec<u64> {
     (1..=30).filter(|number| store.read(&wal_key(*number)).is_some()).collect()
 }
 
-fn ids(store: &TestStore) -> BTreeSet<String> {
+pub(crate) fn ids(store: &TestStore) -> BTreeSet<String> {
     let keys = store.keys();
     keys.iter().filter_map(|key| Some(key.split_once("/base/")?.1.split_once('/')?.0.to_owned())).collect()
 }
@@ -267,6 +267,27 @@ fn what_could_not_be_deleted_is_told_of_and_the_rest_goes() {
     });
     let finished = expire(&store, &["--policy", "REDUNDANCY 1"]).run().expect_code(2);
     assert!(finished.stderr.contains("could not delete"), "{}", finished.stderr);
+}
+
+#[test]
+fn what_is_left_of_a_deleted_backup_goes_with_the_next_expiry_and_holds_no_wal() {
+    let store = TestStore::s3(crate::harness::S3Server::start());
+    let [first, _, third] = archive(&store);
+    // Its record goes, and then one of its parts cannot be deleted.
+    let part = format!("main/base/{first}/data_0001.tar.zst");
+    let stubborn = part.clone();
+    store.server().fault_when(move |seen| {
+        let deletes = seen.method == "DELETE" || seen.target.contains("?delete");
+        (deletes && (seen.target.contains(&stubborn) || seen.target.contains("?delete")))
+            .then_some(crate::harness::Fault::Status(403))
+    });
+    expire(&store, &["--policy", "REDUNDANCY 1"]).run().expect_code(2);
+    store.server().heal();
+    store.remove(&format!("main/base/{first}/backup.info"));
+    assert!(store.read(&part).is_some());
+    expire(&store, &["--policy", "REDUNDANCY 1"]).success();
+    assert_eq!((ids(&store), segments(&store)), (BTreeSet::from([third]), (25..=30).collect()));
+    assert!(!store.keys().iter().any(|key| key.contains("/expiry/")), "{:?}", store.keys());
 }
 
 /// Story 50: with base backups elsewhere, WAL was never purged.

@@ -37,6 +37,7 @@ fn foreign_lock(up_to: &str, backups: &[String]) -> ExpiryLock {
         started: Utc::now(),
         wal_up_to: BTreeMap::from([(last.timeline, last)]),
         backups: backups.to_vec(),
+        is_over: false,
     }
 }
 

@@ -101,7 +101,9 @@ pub async fn expire(
     match &outcome {
         // A request without an answer may be carried out later: until then backups must see the lock.
         Err(error) if error.kind() == ErrorKind::Unreachable => announced.leave(),
-        _ => announced.end().await,
+        Ok(()) if expired.deleted.as_ref().is_some_and(|deleted| deleted.failures.is_empty()) => announced.end().await,
+        // A directory whose record is gone would else look like a backup that is just being taken.
+        _ => announced.end_unfinished().await,
     }
     outcome.map(|()| expired)
 }
@@ -165,6 +167,7 @@ fn lock_of(plan: &ExpiryPlan, request: &ExpireRequest) -> ExpiryLock {
         started: now,
         wal_up_to: plan.last_going(),
         backups: plan.going().map(|backup| backup.id.clone()).collect(),
+        is_over: false,
     }
 }
 
@@ -306,7 +309,7 @@ async fn unfinished(archive: &Archive, survey: &Survey) -> Result<(Vec<Orphan>, 
     let begun: BTreeSet<&String> = said.flat_map(|lock| &lock.backups).collect();
     let orphans = survey.leftovers.iter().filter(|leftover| begun.contains(&leftover.id)).map(|leftover| Orphan {
         id: leftover.id.clone(),
-        why: "its deletion was begun by an expire that was killed".to_owned(),
+        why: "its deletion was begun by an expire that did not finish it".to_owned(),
     });
     Ok((orphans.collect(), !dead.is_empty()))
 }

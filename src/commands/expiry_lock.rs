@@ -1,6 +1,7 @@
 //! How expiries and backups on different hosts keep out of each other's way: each writes what it is about to do, and then looks
 //! what the others have written. Whoever looks last sees the other.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -26,7 +27,7 @@ pub(crate) struct SeenLock {
 impl SeenLock {
     /// True when whoever wrote it deletes nothing any more; `now` by a clock that differs by less than an hour from the store's.
     pub(crate) fn is_dead(&self, now: DateTime<Utc>) -> bool {
-        let is_gone = self.lock.as_ref().is_some_and(|lock| process_identity::is_gone(&lock.process));
+        let is_gone = self.lock.as_ref().is_some_and(|lock| lock.is_over || process_identity::is_gone(&lock.process));
         is_gone || expiry_lock::is_dead(self.object.modified, now)
     }
 
@@ -134,11 +135,29 @@ impl<'a> Announced<'a> {
         );
     }
 
+    /// Leaves the lock as that of an expiry that is over and did not delete all it had begun: it hinders nobody, and the next
+    /// expiry learns from it which directories without a record are of no use. The dead ones' are named in it too.
+    pub(crate) async fn end_unfinished(self) {
+        let lock = ExpiryLock { is_over: true, wal_up_to: BTreeMap::new(), ..self.lock.clone() };
+        let written = match lock.to_json() {
+            Ok(json) => self.archive.store.put(&self.key, json, &Metadata::new()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            tracing::warn!("{error}");
+            return self.leave();
+        }
+        self.remove(self.dead.iter().map(|seen| &seen.object.key)).await;
+    }
+
     /// Takes the lock back, with those of the dead. What cannot be taken back is void after two hours.
     pub(crate) async fn end(self) {
-        let keys = self.dead.into_iter().map(|seen| seen.object.key).chain([self.key]);
+        self.remove(self.dead.iter().map(|seen| &seen.object.key).chain([&self.key])).await;
+    }
+
+    async fn remove(&self, keys: impl Iterator<Item = &String>) {
         for key in keys {
-            if let Err(error) = self.archive.store.delete(&key).await {
+            if let Err(error) = self.archive.store.delete(key).await {
                 tracing::warn!("{error}; it is void two hours after it was written");
             }
         }

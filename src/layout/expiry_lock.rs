@@ -45,6 +45,8 @@ pub struct ExpiryLock {
     pub wal_up_to: BTreeMap<TimelineId, SegmentName>,
     /// The backups it may delete: their directories are of no use any more once the record is gone.
     pub backups: Vec<String>,
+    /// It deletes nothing any more, and something of these backups may be left: for the next one to know of.
+    pub is_over: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -58,6 +60,8 @@ struct Document {
     started: DateTime<Utc>,
     wal_up_to: Vec<String>,
     backups: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_over: bool,
 }
 
 impl ExpiryLock {
@@ -80,6 +84,7 @@ impl ExpiryLock {
             started: self.started,
             wal_up_to: self.wal_up_to.values().map(ToString::to_string).collect(),
             backups: self.backups.clone(),
+            is_over: self.is_over,
         };
         let mut json = serde_json::to_vec_pretty(&document)
             .map_err(|error| Error::new(ErrorKind::Bug, format!("could not write an expiry's lock: {error}")))?;
@@ -107,6 +112,7 @@ impl ExpiryLock {
             started: document.started,
             wal_up_to,
             backups: document.backups,
+            is_over: document.is_over,
         })
     }
 }
@@ -125,6 +131,7 @@ mod tests {
             started: "2026-06-08T11:32:00Z".parse().unwrap(),
             wal_up_to: BTreeMap::from([(last.timeline, last)]),
             backups: vec!["20260101T000000".to_owned()],
+            is_over: false,
         }
     }
 
