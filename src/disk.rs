@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 /// Puts `content` at `path`, durably: when this returns, the whole file is on disk under its name; when it fails or
 /// the machine stops, `path` is as it was before.
 ///
-/// Written beside `path` under a name of this process, fsynced, renamed over it, and the directory fsynced.
+/// Written beside `path`, fsynced, renamed over it, and the directory fsynced. What a killed process leaves beside `path` is
+/// taken over by the next one that writes the same file.
 /// Errors: `Local`, naming the path; among them a device or socket of that name, which must not become a file.
 pub fn publish(path: &Path, content: &[u8]) -> Result<()> {
     let mut publication = Publication::begin(path)?;
@@ -31,8 +32,7 @@ impl Publication {
     pub fn begin(path: &Path) -> Result<Self> {
         let failed = |cause| Error::local("write file", path, cause);
         refuse_special(path).map_err(failed)?;
-        let staged = staged_beside(path);
-        let file = File::create(&staged).map_err(failed)?;
+        let (staged, file) = stage(path).map_err(failed)?;
         Ok(Self { path: path.to_owned(), staged, file, is_finished: false })
     }
 
@@ -193,10 +193,44 @@ fn parent_of(path: &Path) -> &Path {
 /// What the name of a staged file has after that of the file it is to become.
 const STAGED: &str = ".barback-";
 
-/// A name no other process uses: PostgreSQL ignores files in `pg_wal` whose names are not WAL's.
-fn staged_beside(path: &Path) -> PathBuf {
+/// An empty file that is to become the one at `path`, and that nobody else writes to.
+///
+/// Everybody takes the same name, so that what a killed process left is found again: its lock ended with it. Whoever finds the
+/// name in use takes one of his own process.
+fn stage(path: &Path) -> std::io::Result<(PathBuf, File)> {
+    use rustix::fs::{FlockOperation, OFlags, flock};
+    use std::os::unix::fs::OpenOptionsExt;
+    // A link there is not ours.
+    let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    let open =
+        |staged: &Path| File::options().write(true).create(true).truncate(false).custom_flags(no_follow).open(staged);
+    let common = staged_beside(path, "staged");
+    let file = open(&common)?;
+    let is_ours = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    // Before it was locked here, it may have been put in its place by another process, or removed.
+    if is_ours && is_at(&file, &common) {
+        file.set_len(0)?;
+        return Ok((common, file));
+    }
+    let own = staged_beside(path, &std::process::id().to_string());
+    let file = open(&own)?;
+    file.set_len(0)?;
+    Ok((own, file))
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |facts: fs::Metadata| (facts.dev(), facts.ino());
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(file), Ok(there)) => identity(file) == identity(there),
+        _ => false,
+    }
+}
+
+/// PostgreSQL ignores files in `pg_wal` whose names are not WAL's.
+fn staged_beside(path: &Path, whose: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    parent_of(path).join(format!(".{name}{STAGED}{}", std::process::id()))
+    parent_of(path).join(format!(".{name}{STAGED}{whose}"))
 }
 
 /// A device or socket must not become a file.
@@ -248,6 +282,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_writer_left_is_taken_over_and_what_a_living_one_writes_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(staged_beside(&path, "staged"), "half of something longer").unwrap();
+        let mut living = Publication::begin(&path).unwrap();
+        living.write(b"on").unwrap();
+        publish(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        living.write(b"e").unwrap();
+        living.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link_beside_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (dir.path().join("file"), dir.path().join("elsewhere"));
+        fs::write(&elsewhere, "mine").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, staged_beside(&path, "staged")).unwrap();
+        assert!(publish(&path, b"one").is_err());
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"mine");
+    }
+
+    #[test]
     fn a_renamed_file_replaces_the_old_one_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let (from, path) = (dir.path().join("from"), dir.path().join("file"));
@@ -263,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_staged_file_is_told_by_its_name() {
-        let staged = staged_beside(Path::new("somewhere/000000010000000000000005"));
+        let staged = staged_beside(Path::new("somewhere/000000010000000000000005"), "staged");
         assert!(is_staged(staged.file_name().unwrap().to_str().unwrap()));
         assert!(!is_staged("000000010000000000000005"));
     }

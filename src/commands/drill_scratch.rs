@@ -163,7 +163,7 @@ impl Scratch {
         for place in [&self.sockets, &self.root] {
             let mut attempt = 1;
             // The helper that fetched WAL ahead may be putting its last file there.
-            while let Err(cause) = fs::remove_dir_all(place) {
+            while let Err(cause) = remove_tree(place) {
                 if cause.kind() == std::io::ErrorKind::NotFound {
                     break;
                 }
@@ -234,6 +234,18 @@ fn server_user() -> Result<Option<RunAs>> {
     }
 }
 
+/// Removes a directory, its lock last: what is killed on the way can still be told for a drill's.
+fn remove_tree(root: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_name() == LOCK {
+            continue;
+        }
+        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+    }
+    fs::remove_dir_all(root)
+}
+
 /// Removes what drills left that were killed. Their servers are gone: the system ended them.
 fn sweep(workdir: &Path) {
     for entry in fs::read_dir(workdir).into_iter().flatten().flatten() {
@@ -246,7 +258,7 @@ fn sweep(workdir: &Path) {
             continue;
         }
         if let Some(_lock) = lock(&path.join(LOCK), false) {
-            match fs::remove_dir_all(&path) {
+            match remove_tree(&path) {
                 Ok(()) => tracing::info!("removed \"{}\", which a drill that was killed had left", path.display()),
                 Err(cause) => tracing::warn!("{}", Error::local("remove directory", &path, cause)),
             }

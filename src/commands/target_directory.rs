@@ -86,6 +86,11 @@ fn check_empty_directory(path: &Path, what: &str, hint: &str) -> Result<()> {
         return refuse("a server runs there, or was not shut down", "Never restore over a directory in use.");
     }
     if entries.next().is_some() {
+        // A restore puts the control file in its place last.
+        if path.join("base").is_dir() && !path.join("global/pg_control").exists() {
+            let hint = "Empty it and restore again: it looks like what an interrupted restore left, and cannot start.";
+            return refuse("it is not empty, and has no global/pg_control", hint);
+        }
         return refuse("it is not empty", hint);
     }
     Ok(())
