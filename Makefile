@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help all build demo test bench memory scale peers deny install clean
+.PHONY: help all build demo test torture bench memory scale peers deny install clean
 
 all: build
 
@@ -19,6 +19,9 @@ demo: ## archive, back up, drop a table, restore to the moment before: on a scra
 
 test: ## format, lints and every test, on PostgreSQL 15, 16, 18 and real S3 servers (fetched if missing)
 	@tools/test.sh
+
+torture: ## 1,000 seeded fault scenarios, 200 on failing disks, 500 kills and a soak of 5,000 segments (some 50 minutes)
+	@tools/torture.sh
 
 bench: ## the Criterion benches
 	$(CARGO) bench --locked --bench codec --bench layout --bench proofs

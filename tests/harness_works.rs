@@ -1,5 +1,6 @@
 //! The harness itself: its servers start, answer and misbehave as asked, so that other tests may trust them.
 
+use std::path::Path;
 use std::time::Duration;
 
 use object_store::path::Path as Key;
@@ -7,8 +8,8 @@ use object_store::{Error as StoreError, ObjectStore as _, ObjectStoreExt as _, P
 use rustix::process::Signal;
 
 use crate::harness::{
-    BARMAN_COMMANDS, BARMAN_VERSION, Barman, Checked, Cluster, ClusterOptions, Fault, Minio, Run, S3Server, TestDir,
-    barback, block_on, for_each_version, s3_client,
+    BARMAN_COMMANDS, BARMAN_VERSION, Barman, Checked, Cluster, ClusterOptions, DiskError, DiskFaults, Fault, FaultPlan,
+    FaultProxy, Minio, Run, S3Server, TestDir, Trouble, WebServer, barback, block_on, for_each_version, s3_client,
 };
 
 #[test]
@@ -183,4 +184,66 @@ fn barman_answers_under_all_its_names_and_backs_up_into_the_test_server() {
     let listed = barman.run("backup-list", &place).envs(&server.env()).success().stdout;
     assert_eq!(listed.lines().count(), 2, "{listed}");
     assert!(server.keys().iter().any(|key| key.ends_with("/data.tar")), "{:?}", server.keys());
+}
+
+/// What a client reads that asks once through a proxy with this trouble alone, and how many requests came through.
+fn asked_through(trouble: Trouble) -> (String, usize) {
+    use std::io::{Read as _, Write as _};
+    let server = WebServer::start(|_, body| (200, format!("hello {body}")));
+    let proxy = FaultProxy::before(&server.endpoint());
+    proxy.break_by(FaultPlan { seed: 1, percent: 100, kinds: vec![trouble] });
+    let env = proxy.through(&[("URL".to_owned(), server.address())]);
+    let mut client = std::net::TcpStream::connect(&env[0].1).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let request = b"PUT /bkt/key HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nConnection: close\r\n\r\nworld";
+    let mut answer = Vec::new();
+    // A reset may come while we write, and while we read.
+    let _ = client.write_all(request).and_then(|()| client.read_to_end(&mut answer));
+    (String::from_utf8_lossy(&answer).into_owned(), server.requests().len())
+}
+
+#[test]
+fn the_proxy_breaks_what_it_is_asked_to_break() {
+    let whole = "hello world";
+    for trouble in [Trouble::Refused, Trouble::ResetBeforeBody, Trouble::ResetInBody, Trouble::ResetAfterBody] {
+        assert_eq!(asked_through(trouble), (String::new(), 0), "{trouble:?}");
+    }
+    assert_eq!(asked_through(Trouble::Silent), (String::new(), 0));
+    assert_eq!(asked_through(Trouble::LostAnswer), (String::new(), 1));
+    for trouble in [Trouble::ResetInAnswer, Trouble::CutAnswer] {
+        let (answer, requests) = asked_through(trouble);
+        assert!(!answer.contains(whole) && requests == 1, "{trouble:?}: {answer}");
+    }
+    let (answer, requests) = asked_through(Trouble::Status(503, "SlowDown"));
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("<Code>SlowDown</Code>") && requests == 0,
+        "{answer}"
+    );
+    for trouble in [Trouble::WrongByteInAnswer, Trouble::WrongByteInRequest] {
+        let (answer, requests) = asked_through(trouble);
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && !answer.contains(whole) && requests == 1,
+            "{trouble:?}: {answer}"
+        );
+    }
+    assert_eq!(asked_through(Trouble::AnsweredTwice).0.matches(whole).count(), 2);
+    assert_eq!(asked_through(Trouble::CarriedOutTwice).1, 2);
+    for trouble in [Trouble::Late, Trouble::Dripping] {
+        assert!(asked_through(trouble).0.ends_with(whole), "{trouble:?}");
+    }
+    let (answer, _) = asked_through(Trouble::ClockAhead);
+    let date = answer.lines().find_map(|line| line.strip_prefix("date: ")).unwrap_or_else(|| panic!("{answer}"));
+    let ahead = chrono::DateTime::parse_from_rfc2822(date).unwrap().to_utc() - chrono::Utc::now();
+    assert!((3500..3700).contains(&ahead.num_seconds()), "{ahead}");
+}
+
+#[test]
+fn a_disk_fails_where_and_as_it_is_asked_to() {
+    let dir = TestDir::new();
+    let (there, elsewhere) = (dir.create_dir("there"), dir.create_dir("elsewhere"));
+    let faults = DiskFaults { percent: 100, seed: 1, error: DiskError::Full, calls: "write" };
+    let copy = |to: &Path| faults.below(&there, Run::new("/bin/sh").arg("-c").arg("echo x > $0/file").arg(to)).run();
+    assert_ne!(copy(&there).code(), 0);
+    assert_eq!(std::fs::read(there.join("file")).unwrap(), b"");
+    assert_eq!(copy(&elsewhere).code(), 0);
 }

@@ -39,6 +39,7 @@ mod stores;
 mod survey;
 mod time_targets;
 mod timelines;
+mod torture;
 mod verify;
 mod wal_archive_all;
 mod wal_commands;

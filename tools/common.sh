@@ -50,3 +50,24 @@ publish() {
     chmod -R a+rX,u+w "$1"
     mv -T "$1" "$2" 2>/dev/null || [[ -e "$2" ]] || die "could not move \"$1\" to \"$2\""
 }
+
+# Fetches the servers that the suite needs where they are missing, and exports where they are.
+find_servers() {
+    local servers name path
+    servers="$(tools/get-postgres.sh 15 16 18)"
+    servers+=$'\n'"$(tools/get-minio.sh)"
+    servers+=$'\n'"$(tools/get-barman.sh)"
+    servers+=$'\n'"$(tools/get-azurite.sh)"
+    servers+=$'\n'"$(tools/get-chromium.sh)"
+    while IFS='=' read -r name path; do
+        case "$name" in
+        '') continue ;;
+        MINIO) export BARBACK_MINIO="$path" ;;
+        BARMAN) export BARBACK_BARMAN_BIN="$path" ;;
+        AZURITE) export BARBACK_AZURITE="$path" ;;
+        CHROMIUM) export BARBACK_CHROMIUM="$path" ;;
+        *) export "BARBACK_PG${name}_BIN=$path" ;;
+        esac
+        say "$name: $path"
+    done <<<"$servers"
+}

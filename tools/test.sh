@@ -18,22 +18,7 @@ cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
 
 say "== servers"
-servers="$(tools/get-postgres.sh 15 16 18)"
-servers+=$'\n'"$(tools/get-minio.sh)"
-servers+=$'\n'"$(tools/get-barman.sh)"
-servers+=$'\n'"$(tools/get-azurite.sh)"
-servers+=$'\n'"$(tools/get-chromium.sh)"
-while IFS='=' read -r name path; do
-    case "$name" in
-    '') continue ;;
-    MINIO) export BARBACK_MINIO="$path" ;;
-    BARMAN) export BARBACK_BARMAN_BIN="$path" ;;
-    AZURITE) export BARBACK_AZURITE="$path" ;;
-    CHROMIUM) export BARBACK_CHROMIUM="$path" ;;
-    *) export "BARBACK_PG${name}_BIN=$path" ;;
-    esac
-    say "$name: $path"
-done <<<"$servers"
+find_servers
 
 say "== tests"
 outcome=0

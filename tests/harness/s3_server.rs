@@ -112,6 +112,8 @@ struct Kind {
     domain: Option<String>,
     tls: Option<TlsAcceptor>,
     clock_ahead: Option<TimeDelta>,
+    /// Further access keys, and their secrets.
+    keys: Vec<(&'static str, &'static str)>,
 }
 
 type Rule = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;
@@ -134,9 +136,21 @@ impl S3Server {
         Self::start_with(Kind::default())
     }
 
+    /// A server of its own that begins with what is in `other`.
+    pub fn copy_of(other: &Self) -> Self {
+        let copy = Self::start();
+        copy_files(other.root.path(), copy.root.path());
+        copy
+    }
+
     /// A server that silently ignores `If-None-Match`, and so overwrites, as Garage does.
     pub fn ignoring_create_only() -> Self {
         Self::start_with(Kind { ignore_create_only: true, ..Kind::default() })
+    }
+
+    /// A server that knows these access keys too, with their secrets.
+    pub fn with_keys(keys: &[(&'static str, &'static str)]) -> Self {
+        Self::start_with(Kind { keys: keys.to_vec(), ..Kind::default() })
     }
 
     /// A server whose answers say that it is so much later there.
@@ -158,7 +172,11 @@ impl S3Server {
         let root = tempfile::Builder::new().prefix("bb-s3-").tempdir_in("/tmp").unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
-        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let mut auth = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
+        for (key, secret) in kind.keys {
+            auth.register(key.to_owned(), secret.into());
+        }
+        builder.set_auth(auth);
         builder.set_access(Access { ignore_create_only: kind.ignore_create_only });
         if let Some(domain) = &kind.domain {
             builder.set_host(SingleDomain::new(domain).unwrap());
@@ -486,6 +504,18 @@ async fn refuse(request: hyper::Request<Body>, status: u16) -> HttpResponse {
     let mut response = hyper::Response::new(Body::from(text));
     *response.status_mut() = hyper::StatusCode::from_u16(status).expect("tests ask for real statuses");
     response
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        if path.is_dir() {
+            std::fs::create_dir_all(&name).unwrap();
+            copy_files(&path, &name);
+        } else {
+            std::fs::copy(&path, &name).unwrap();
+        }
+    }
 }
 
 fn collect_keys(bucket: &Path, dir: &Path, keys: &mut Vec<String>) {

@@ -131,6 +131,21 @@ impl TestStore {
         }
     }
 
+    /// Where its server listens, as a URL; none for a directory.
+    pub fn endpoint(&self) -> Option<String> {
+        let from_env = |env: Vec<(String, String)>| {
+            let found = env.into_iter().find(|(name, _)| name == "AWS_ENDPOINT_URL");
+            found.map(|(_, url)| url).unwrap_or_default()
+        };
+        match &self.place {
+            Place::Directory => None,
+            Place::S3(server) => Some(server.endpoint()),
+            Place::Minio(server) => Some(from_env(server.env())),
+            Place::Azurite(server) => Some(server.endpoint()),
+            Place::Gcs(server) => Some(server.endpoint()),
+        }
+    }
+
     /// True for buckets and containers of any kind, where objects carry metadata.
     pub fn is_s3(&self) -> bool {
         !matches!(self.place, Place::Directory)
