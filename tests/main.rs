@@ -14,6 +14,7 @@ mod barman_face;
 mod barman_retention;
 mod base_backup;
 mod check;
+mod credentials;
 mod documentation;
 mod drill;
 mod drill_checks;

@@ -84,8 +84,14 @@ impl CredentialProvider for Chain {
         let mut current = self.current.lock().await;
         if !current.as_ref().is_some_and(is_fresh) {
             let provider = self.provider.as_ref().ok_or_else(|| failed("no AWS credentials are configured".into()))?;
-            let provided = provider.provide_credentials().await;
-            *current = Some(provided.map_err(|error| failed(self.explained(error)))?);
+            match provider.provide_credentials().await {
+                Ok(provided) => *current = Some(provided),
+                // Who gives them may be back before the old ones end.
+                Err(error) if current.as_ref().is_some_and(is_alive) => {
+                    tracing::warn!("could not renew the credentials, which are good for some minutes yet: {error}");
+                }
+                Err(error) => return Err(failed(self.explained(error))),
+            }
         }
         let credentials = current.as_ref().expect("just filled");
         Ok(Arc::new(AwsCredential {
@@ -94,6 +100,10 @@ impl CredentialProvider for Chain {
             token: credentials.session_token().map(str::to_owned),
         }))
     }
+}
+
+fn is_alive(credentials: &Credentials) -> bool {
+    credentials.expiry().is_none_or(|end| end > SystemTime::now())
 }
 
 fn is_fresh(credentials: &Credentials) -> bool {
