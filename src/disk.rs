@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+pub mod beneath;
+
 /// Puts `content` at `path`, durably: when this returns, the whole file is on disk under its name; when it fails or
 /// the machine stops, `path` is as it was before.
 ///
@@ -193,6 +195,9 @@ fn parent_of(path: &Path) -> &Path {
 /// What the name of a staged file has after that of the file it is to become.
 const STAGED: &str = ".barback-";
 
+/// Behind that, in the name that everybody takes first.
+const COMMON: &str = "staged";
+
 /// An empty file that is to become the one at `path`, and that nobody else writes to.
 ///
 /// Everybody takes the same name, so that what a killed process left is found again: its lock ended with it. Whoever finds the
@@ -204,7 +209,7 @@ fn stage(path: &Path) -> std::io::Result<(PathBuf, File)> {
     let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
     let open =
         |staged: &Path| File::options().write(true).create(true).truncate(false).custom_flags(no_follow).open(staged);
-    let common = staged_beside(path, "staged");
+    let common = staged_beside(path, COMMON);
     let file = open(&common)?;
     let is_ours = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
     // Before it was locked here, it may have been put in its place by another process, or removed.
@@ -229,8 +234,12 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// PostgreSQL ignores files in `pg_wal` whose names are not WAL's.
 fn staged_beside(path: &Path, whose: &str) -> PathBuf {
+    parent_of(path).join(staged_name(path, whose))
+}
+
+fn staged_name(path: &Path, whose: &str) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    parent_of(path).join(format!(".{name}{STAGED}{whose}"))
+    format!(".{name}{STAGED}{whose}")
 }
 
 /// A device or socket must not become a file.
@@ -285,7 +294,7 @@ mod tests {
     fn what_a_killed_writer_left_is_taken_over_and_what_a_living_one_writes_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        fs::write(staged_beside(&path, "staged"), "half of something longer").unwrap();
+        fs::write(staged_beside(&path, COMMON), "half of something longer").unwrap();
         let mut living = Publication::begin(&path).unwrap();
         living.write(b"on").unwrap();
         publish(&path, b"two").unwrap();
@@ -301,7 +310,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, elsewhere) = (dir.path().join("file"), dir.path().join("elsewhere"));
         fs::write(&elsewhere, "mine").unwrap();
-        std::os::unix::fs::symlink(&elsewhere, staged_beside(&path, "staged")).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, staged_beside(&path, COMMON)).unwrap();
         assert!(publish(&path, b"one").is_err());
         assert_eq!(fs::read(&elsewhere).unwrap(), b"mine");
     }
@@ -322,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_staged_file_is_told_by_its_name() {
-        let staged = staged_beside(Path::new("somewhere/000000010000000000000005"), "staged");
+        let staged = staged_beside(Path::new("somewhere/000000010000000000000005"), COMMON);
         assert!(is_staged(staged.file_name().unwrap().to_str().unwrap()));
         assert!(!is_staged("000000010000000000000005"));
     }

@@ -24,6 +24,7 @@ mod expire;
 mod expire_concurrent;
 mod harness;
 mod harness_works;
+mod hostile_backup;
 mod house;
 mod page_checksums;
 mod point_in_time;

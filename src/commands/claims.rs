@@ -1,7 +1,6 @@
 //! Which member of a backup a path belongs to when several claim it, whatever the order in which they are unpacked.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +14,13 @@ pub(crate) struct Place {
     pub(crate) member: u32,
 }
 
+/// What the names of all members may take together; a million short ones fit. Without a limit a tar of nothing but names
+/// would fill the memory.
+const NAMES_BYTES_MAX: usize = 128 << 20;
+
+/// What one name takes beside its letters: its place, the table's, the allocator's.
+const NAME_BYTES: usize = 100;
+
 /// The paths that members have taken so far, files with a number for a name left out: these are relations, which are
 /// most of a cluster, while the rest is a few thousand names at most.
 ///
@@ -22,23 +28,39 @@ pub(crate) struct Place {
 /// name at the end, whatever lies there in the data directory. Barman restores its parts one after another, and the
 /// last member wins; here the same one wins, though parts are unpacked side by side.
 #[derive(Debug, Default)]
-pub(crate) struct Claims(Mutex<HashMap<PathBuf, Place>>);
+pub(crate) struct Claims(Mutex<Names>);
+
+#[derive(Debug, Default)]
+struct Names {
+    places: HashMap<PathBuf, Place>,
+    bytes: usize,
+}
 
 impl Claims {
-    /// Puts something at `path` with `make`, in place of whatever an earlier member left there; does nothing when a
-    /// later one was faster.
-    pub(crate) fn publish(&self, path: &Path, place: Place, make: impl FnOnce() -> io::Result<()>) -> Result<()> {
+    /// Puts something at `path` with `make`, which is to replace whatever an earlier member left there; false, and
+    /// nothing done, when a later one was faster.
+    ///
+    /// Errors: `Local`; `Corrupt` for more names than any cluster has.
+    pub(crate) fn publish(&self, path: &Path, place: Place, make: impl FnOnce() -> io::Result<()>) -> Result<bool> {
         // Held while the name changes hands, so that two members never do it at once.
-        let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if claims.get(path).is_some_and(|there| *there > place) {
-            return Ok(());
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match names.places.get_mut(path) {
+            Some(there) if *there > place => return Ok(false),
+            Some(there) => *there = place,
+            None => names.take(path, place)?,
         }
-        let replace = || match fs::remove_file(path) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
-            _ => make(),
-        };
-        replace().map_err(|cause| Error::local("write file", path, cause))?;
-        claims.insert(path.to_owned(), place);
+        make().map(|()| true).map_err(|cause| Error::local("write file", path, cause))
+    }
+}
+
+impl Names {
+    fn take(&mut self, path: &Path, place: Place) -> Result<()> {
+        self.bytes += path.as_os_str().len() + NAME_BYTES;
+        if self.bytes > NAMES_BYTES_MAX {
+            let most = format!("their names take more than {NAMES_BYTES_MAX} bytes");
+            return Err(Error::corrupt(format!("the backup holds more files than a cluster has: {most}")));
+        }
+        self.places.insert(path.to_owned(), place);
         Ok(())
     }
 }
@@ -61,6 +83,8 @@ pub(crate) fn staged_beside(path: &Path, place: Place) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -96,16 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_takes_the_place_of_a_link_and_is_not_written_through_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, outside) = (dir.path().join("postgresql.conf"), dir.path().join("outside"));
-        fs::write(&outside, "kept").unwrap();
+    fn names_without_end_are_refused_before_they_fill_the_memory() {
         let claims = Claims::default();
-        let link = || std::os::unix::fs::symlink(&outside, &path);
-        claims.publish(&path, Place { part: 0, member: 3 }, link).unwrap();
-        claims.publish(&path, Place { part: 1, member: 1 }, || fs::write(&path, "new")).unwrap();
-        claims.publish(&path, Place { part: 0, member: 4 }, link).unwrap();
-        assert!(path.symlink_metadata().unwrap().is_file());
-        assert_eq!(fs::read_to_string(&outside).unwrap(), "kept");
+        let long = "x".repeat(1 << 20);
+        let place = Place { part: 0, member: 1 };
+        let publish = |name: String| claims.publish(Path::new(&name), place, || Ok(()));
+        let taken = (0..200).map_while(|number| publish(format!("{long}{number}")).ok()).count();
+        assert_eq!(taken, 127);
+        assert!(publish(format!("{long}0")).unwrap(), "a name that is known takes no more");
+        assert_eq!(publish(long).unwrap_err().kind(), crate::error::ErrorKind::Corrupt);
     }
 }

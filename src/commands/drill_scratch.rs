@@ -1,6 +1,7 @@
 //! The place of a drill: a directory of its own that goes when the drill does, whatever that ends of.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::commands::ownership::Owner;
 use crate::disk;
+use crate::disk::beneath::Beneath;
 use crate::error::{Error, ErrorKind, Result};
 use crate::postgres::os_user;
 use crate::postgres::private_server::RunAs;
@@ -33,6 +35,7 @@ const SERVER_USERS: [&str; 2] = ["postgres", "nobody"];
 #[derive(Debug)]
 pub(crate) struct Scratch {
     root: PathBuf,
+    beneath: Beneath,
     /// Elsewhere where the path to `root` is too long for a socket.
     sockets: PathBuf,
     run_as: Option<RunAs>,
@@ -58,7 +61,8 @@ impl Scratch {
         let root = workdir.join(format!("{NAME}{}-{number:08x}", std::process::id()));
         let run_as = server_user()?;
         make_directory(&root)?;
-        let made = || -> Result<(PathBuf, File)> {
+        let made = || -> Result<(Beneath, PathBuf, File)> {
+            let beneath = Beneath::open(&root)?;
             let lock = lock(&root.join(LOCK), true)
                 .ok_or_else(|| Error::new(ErrorKind::Local, format!("could not lock \"{}\"", root.display())))?;
             for name in ["data", "tablespaces", "configuration"] {
@@ -71,10 +75,10 @@ impl Scratch {
                 std::env::temp_dir().join(format!("{NAME}{}-{number:08x}", std::process::id()))
             };
             make_directory(&sockets)?;
-            Ok((sockets, lock))
+            Ok((beneath, sockets, lock))
         };
-        let (sockets, lock) = made().inspect_err(|_| drop(fs::remove_dir_all(&root)))?;
-        let scratch = Self { root, sockets, run_as, is_kept: false, _lock: lock };
+        let (beneath, sockets, lock) = made().inspect_err(|_| drop(fs::remove_dir_all(&root)))?;
+        let scratch = Self { root, beneath, sockets, run_as, is_kept: false, _lock: lock };
         if let Some(owner) = scratch.owner() {
             // Nothing above them: while files are written for it, the server's user must not come near, and never may it
             // put a link where root writes.
@@ -139,10 +143,16 @@ impl Scratch {
 
     /// Puts a file of the server's there. Errors: `Local`.
     pub(crate) fn write(&self, path: &Path, text: &str) -> Result<()> {
-        let failed = |cause| Error::local("write file", path, cause);
-        fs::write(path, text).map_err(failed)?;
-        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
-        self.owner().map_or(Ok(()), |owner| owner.take(path))
+        let name = path.strip_prefix(&self.root).unwrap_or(path);
+        // What was restored may have a link of this name.
+        let mut cursor = self.beneath.cursor();
+        let mut write = || -> std::io::Result<()> {
+            cursor.remove(name)?;
+            let mut file = cursor.create(name, 0o600)?;
+            file.write_all(text.as_bytes())?;
+            self.owner().map_or(Ok(()), |owner| owner.take_file(&file))
+        };
+        write().map_err(|cause| Error::local("write file", path, cause))
     }
 
     /// It stays, for whoever wants to look into it: later drills take what has no lock for somebody else's.

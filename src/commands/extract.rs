@@ -1,9 +1,8 @@
 //! The parallel part of a restore: fetch, verify, decompress, untar.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +22,7 @@ use crate::commands::ownership::Owner;
 use crate::commands::progress::Progress;
 use crate::commands::rate_limit::{Paced, RateLimit};
 use crate::disk;
+use crate::disk::beneath::{Beneath, Cursor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::keys::PartFamily;
 
@@ -44,13 +44,17 @@ const CONTROL_FILE: &str = "global/pg_control";
 /// A control file is 8 KiB (PostgreSQL's `PG_CONTROL_FILE_SIZE`).
 const CONTROL_FILE_LIMIT_BYTES: u64 = 64 << 10;
 
+/// What the one directory is called that a server makes in a tablespace begins with this, and no backup holds anything
+/// else of a tablespace. A tablespace lies where the backup says: no member may be a file that somebody else reads there.
+const TABLESPACE_VERSION: &str = "PG_";
+
 /// Everything an extraction needs to know; shared by its workers.
 #[derive(Debug)]
 pub(crate) struct Extraction {
     pub(crate) archive: Archive,
     pub(crate) parts: Vec<PartToFetch>,
     /// Where each family's members go.
-    pub(crate) roots: BTreeMap<PartFamily, PathBuf>,
+    pub(crate) roots: BTreeMap<PartFamily, Arc<Beneath>>,
     pub(crate) jobs: usize,
     /// Which permissions the members get.
     pub(crate) modes: Modes,
@@ -91,6 +95,16 @@ impl Modes {
 pub(crate) struct Control {
     pub(crate) content: Vec<u8>,
     pub(crate) mode: u32,
+    place: Place,
+}
+
+/// A symbolic link that a member asks for.
+#[derive(Debug)]
+struct Link {
+    family: PartFamily,
+    path: PathBuf,
+    place: Place,
+    target: PathBuf,
 }
 
 /// What the parts held that is not on disk yet.
@@ -99,7 +113,7 @@ pub(crate) struct Leftover {
     /// `global/pg_control`.
     pub(crate) control: Option<Control>,
     /// Links, with their targets: made last, so that no member is ever written through one.
-    links: Vec<(PathBuf, Place, PathBuf)>,
+    links: Vec<Link>,
     /// Whose the data directory was.
     pub(crate) owner: Option<Owner>,
     pub(crate) files: u64,
@@ -128,11 +142,18 @@ impl Extraction {
             return Err(error);
         }
         let leftover = leftover.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for (path, place, target) in &leftover.links {
-            claims
-                .publish(path, *place, || make_parent(path).and_then(|()| std::os::unix::fs::symlink(target, path)))?;
+        for Link { family, path, place, target } in &leftover.links {
+            let mut cursor = self.root(*family)?.cursor();
+            claims.publish(&cursor.full(path), *place, || {
+                cursor.remove(path).and_then(|()| cursor.symlink(target, path))
+            })?;
         }
         Ok(leftover)
+    }
+
+    fn root(&self, family: PartFamily) -> Result<&Beneath> {
+        let root = self.roots.get(&family).map(Arc::as_ref);
+        root.ok_or_else(|| Error::corrupt("the backup lists no tablespace of this number"))
     }
 
     fn work(
@@ -159,18 +180,15 @@ impl Extraction {
     }
 
     fn part(&self, part: &PartToFetch, leftover: &Mutex<Leftover>, claims: &Claims) -> Result<()> {
-        let root = self
-            .roots
-            .get(&part.family)
-            .ok_or_else(|| Error::corrupt("the backup lists no tablespace of this number"))?;
+        let root = self.root(part.family)?;
         let object = VerifiedObject::open(&self.runtime, &self.archive, part, 2 * self.share() - 1);
         let (begun, waited) = (Instant::now(), AtomicU64::default());
         let content = Waiting { content: object.reader(), nanos: &waited };
         let paced = Paced { content, rate: &self.rate, interrupt: &self.interrupt, progress: None };
-        let content = compression::decoder(part.codec, paced)?;
-        let is_data = part.family == PartFamily::Data;
+        let content = Declared::of(part, compression::decoder(part.codec, paced)?);
         let (buffer, place) = (vec![0; WRITE_BYTES], Place { part: part.number, member: 0 });
-        let unpacking = Unpacking { extraction: self, root, is_data, leftover, claims, place, buffer };
+        let (family, cursor) = (part.family, root.cursor());
+        let unpacking = Unpacking { extraction: self, cursor, family, leftover, claims, place, buffer };
         if self.share() > 1 {
             read_beside(content, |content| unpacking.members(content))?;
         } else {
@@ -197,11 +215,39 @@ impl<R: Read> Read for Waiting<'_, R> {
     }
 }
 
+/// What a part unpacks to, and not a byte more than its index says: a few kilobytes of zeros packed well fill any disk.
+struct Declared<R> {
+    content: R,
+    /// Nobody knows of Barman's backups.
+    most_bytes: Option<u64>,
+    bytes: u64,
+}
+
+impl<R> Declared<R> {
+    fn of(part: &PartToFetch, content: R) -> Self {
+        Self { content, most_bytes: part.content_bytes, bytes: 0 }
+    }
+}
+
+impl<R: Read> Read for Declared<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.content.read(buffer)?;
+        self.bytes += read as u64;
+        match self.most_bytes {
+            Some(most) if self.bytes > most => {
+                let why = format!("it unpacks to more than the {most} bytes that the backup's index says");
+                Err(io::Error::new(io::ErrorKind::InvalidData, Error::corrupt(why)))
+            }
+            _ => Ok(read),
+        }
+    }
+}
+
 /// One worker's part on its way to disk.
 struct Unpacking<'a> {
     extraction: &'a Extraction,
-    root: &'a Path,
-    is_data: bool,
+    cursor: Cursor<'a>,
+    family: PartFamily,
     leftover: &'a Mutex<Leftover>,
     claims: &'a Claims,
     /// Of the member at hand.
@@ -220,25 +266,28 @@ impl Unpacking<'_> {
     }
 
     fn member(&mut self, entry: &Entry, content: &mut impl Read) -> Result<()> {
-        let path = self.root.join(&entry.path);
         let lock = || self.leftover.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = &entry.path;
         self.place.member += 1;
+        self.check_name(entry)?;
         match &entry.kind {
             EntryKind::Directory => {
-                if self.is_data && entry.path == Path::new(".") {
+                if self.family == PartFamily::Data && path == Path::new(".") {
                     lock().owner = Some(Owner { uid: entry.uid, gid: entry.gid });
                 }
-                create_directory(&path, self.extraction.modes.directory(entry.mode))
+                let made = self.cursor.directory(path, self.extraction.modes.directory(entry.mode));
+                made.map_err(|cause| Error::local("create directory", &self.cursor.full(path), cause))
             }
-            EntryKind::File if self.is_data && entry.path == Path::new(CONTROL_FILE) => {
-                let mut control = Control { content: Vec::new(), mode: self.extraction.modes.file(entry.mode) };
-                let mut content = content.take(CONTROL_FILE_LIMIT_BYTES);
-                content.read_to_end(&mut control.content).map_err(source_failure)?;
-                lock().control = Some(control);
+            EntryKind::File if self.is_control_file(path) => {
+                let control = self.control(entry, content)?;
+                let mut leftover = lock();
+                if leftover.control.as_ref().is_none_or(|there| there.place < control.place) {
+                    leftover.control = Some(control);
+                }
                 Ok(())
             }
             EntryKind::File => {
-                self.file(&path, entry.mode, content)?;
+                self.file(path, entry.mode, content)?;
                 self.extraction.progress.add_bytes(entry.size);
                 self.extraction.progress.add_files(1);
                 let mut leftover = lock();
@@ -246,82 +295,87 @@ impl Unpacking<'_> {
                 leftover.content_bytes += entry.size;
                 Ok(())
             }
-            EntryKind::HardLink(target) => {
-                let target = self.root.join(target);
-                self.claims.publish(&path, self.place, || {
-                    make_parent(&path)?;
-                    // Where a file system has no hard links, a copy holds the same.
-                    fs::hard_link(&target, &path).or_else(|_| fs::copy(&target, &path).map(drop))
-                })
+            EntryKind::HardLink(source) => {
+                let (full, cursor) = (self.cursor.full(path), &mut self.cursor);
+                let link = || cursor.remove(path).and_then(|()| cursor.hard_link(source, path));
+                self.claims.publish(&full, self.place, link).map(drop)
             }
             EntryKind::Symlink(target) => {
                 let mut leftover = lock();
                 if leftover.links.len() >= MOST_LINKS {
                     return Err(Error::corrupt(format!("it holds more than {MOST_LINKS} links")));
                 }
-                leftover.links.push((path, self.place, target.clone()));
+                let (family, place) = (self.family, self.place);
+                leftover.links.push(Link { family, path: path.clone(), place, target: target.clone() });
                 Ok(())
             }
             // Devices and FIFOs: nothing of PostgreSQL's.
             EntryKind::Other(kind @ ('3' | '4' | '6')) => {
-                tracing::warn!("\"{}\" is left out: it is of type '{kind}'", entry.path.display());
+                tracing::warn!("\"{}\" is left out: it is of type '{kind}'", path.display());
                 Ok(())
             }
             EntryKind::Other(kind) => {
                 let kind = kind.escape_debug();
-                Err(Error::corrupt(format!("member \"{}\" is of unknown type '{kind}'", entry.path.display())))
+                Err(Error::corrupt(format!("member \"{}\" is of unknown type '{kind}'", path.display())))
             }
         }
+    }
+
+    fn is_control_file(&self, path: &Path) -> bool {
+        self.family == PartFamily::Data && path == Path::new(CONTROL_FILE)
+    }
+
+    /// What no backup holds, and would harm: a control file in disguise, and files of others where a tablespace lies.
+    fn check_name(&self, entry: &Entry) -> Result<()> {
+        let refuse = |why: &str| Err(Error::corrupt(format!("member \"{}\" is refused: {why}", entry.path.display())));
+        let is_link = matches!(entry.kind, EntryKind::HardLink(_) | EntryKind::Symlink(_));
+        if is_link && self.is_control_file(&entry.path) {
+            return refuse("the control file is no link");
+        }
+        let first = entry.path.iter().next().unwrap_or_default().to_string_lossy();
+        let is_below = entry.path.iter().nth(1).is_some() || entry.kind == EntryKind::Directory;
+        let is_tablespaces = first == "." || (first.starts_with(TABLESPACE_VERSION) && is_below);
+        if self.family != PartFamily::Data && !is_tablespaces {
+            return refuse("a tablespace holds nothing but PG_* directories");
+        }
+        Ok(())
+    }
+
+    fn control(&self, entry: &Entry, content: &mut impl Read) -> Result<Control> {
+        if entry.size > CONTROL_FILE_LIMIT_BYTES {
+            return Err(Error::corrupt(format!("its {CONTROL_FILE} has {} bytes", entry.size)));
+        }
+        let (mode, place) = (self.extraction.modes.file(entry.mode), self.place);
+        let mut control = Control { content: Vec::new(), mode, place };
+        content.read_to_end(&mut control.content).map_err(source_failure)?;
+        Ok(control)
     }
 
     /// Relations go straight to their place; of two copies of one, either is right, because replay brings both to the
     /// same state. Other files appear whole, and the last of several stays.
     fn file(&mut self, path: &Path, mode: u32, content: &mut impl Read) -> Result<()> {
         let mut content = Interruptible { content, interrupt: &self.extraction.interrupt };
-        let failed = |cause| Error::local("write file", path, cause);
+        let full = self.cursor.full(path);
+        let failed = |cause| Error::local("write file", &full, cause);
         let mode = self.extraction.modes.file(mode);
         if is_numbered(path) {
-            return match create_file(path, mode) {
-                Ok(mut file) => copy(&mut content, &mut file, &mut self.buffer, path),
+            return match self.cursor.create(path, mode) {
+                Ok(mut file) => copy(&mut content, &mut file, &mut self.buffer, &full),
                 Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
-                    tracing::debug!("\"{}\" is in the backup twice", path.display());
+                    tracing::debug!("\"{}\" is in the backup twice", full.display());
                     Ok(())
                 }
                 Err(cause) => Err(failed(cause)),
             };
         }
         let staged = staged_beside(path, self.place);
-        let mut file = create_file(&staged, mode).map_err(failed)?;
-        copy(&mut content, &mut file, &mut self.buffer, path)?;
-        self.claims.publish(path, self.place, || fs::rename(&staged, path))?;
-        disk::remove_if_there(&staged)
+        let mut file = self.cursor.create(&staged, mode).map_err(failed)?;
+        copy(&mut content, &mut file, &mut self.buffer, &full)?;
+        let cursor = &mut self.cursor;
+        let is_put =
+            self.claims.publish(&full, self.place, || cursor.rename(staged.file_name().unwrap_or_default(), path))?;
+        if is_put { Ok(()) } else { self.cursor.remove(&staged).map_err(failed) }
     }
-}
-
-pub(crate) fn create_directory(path: &Path, mode: u32) -> Result<()> {
-    let failed = |cause| Error::local("create directory", path, cause);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)
-}
-
-/// Workers unpack in any order, so a file may come before its directory; nothing is ever written over or through a
-/// link, because none exists yet and files are created anew.
-fn create_file(path: &Path, mode: u32) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(mode);
-    let file = match options.open(path) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => make_parent(path).and_then(|()| options.open(path))?,
-        opened => opened?,
-    };
-    if mode != 0o600 {
-        // Our umask, which keeps what we write to ourselves, would take away what the source gave its group.
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-    }
-    Ok(file)
-}
-
-fn make_parent(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap_or(Path::new("/")))
 }
 
 fn copy(content: &mut impl Read, file: &mut File, buffer: &mut [u8], path: &Path) -> Result<()> {
@@ -346,12 +400,20 @@ fn copy(content: &mut impl Read, file: &mut File, buffer: &mut [u8], path: &Path
 }
 
 /// Fetches, verifies and unpacks one object that is a single file, such as the manifest. Blocking; memory as a worker's.
-pub(crate) fn fetch_file(runtime: &Handle, archive: &Archive, part: &PartToFetch, path: &Path) -> Result<()> {
+pub(crate) fn fetch_file(
+    runtime: &Handle,
+    archive: &Archive,
+    part: &PartToFetch,
+    (root, name): (&Beneath, &Path),
+) -> Result<()> {
     let object = VerifiedObject::open(runtime, archive, part, 1);
-    let mut content = compression::decoder(part.codec, object.reader())?;
-    let outcome = create_file(path, 0o600)
-        .map_err(|cause| Error::local("write file", path, cause))
-        .and_then(|mut file| copy(&mut content, &mut file, &mut vec![0; WRITE_BYTES], path));
+    let mut content = Declared::of(part, compression::decoder(part.codec, object.reader())?);
+    let mut cursor = root.cursor();
+    let full = cursor.full(name);
+    let outcome = cursor
+        .create(name, 0o600)
+        .map_err(|cause| Error::local("write file", &full, cause))
+        .and_then(|mut file| copy(&mut content, &mut file, &mut vec![0; WRITE_BYTES], &full));
     drop(content);
     outcome
         .and_then(|()| object.verify(part))

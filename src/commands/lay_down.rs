@@ -99,8 +99,8 @@ pub async fn lay_down(
         PartFamily::Tablespace(oid) => tablespaces.iter().any(|(tablespace, _)| tablespace.oid == oid),
     };
     found.retain(|part| is_known(part.family));
-    let destination = Destination { directory: &directory, tablespaces: &tablespaces };
     let mut interrupt = Interrupt::listen()?;
+    let destination = Destination::open(&directory, &tablespaces)?;
     progress.phase("fetch", backup.cluster_size_bytes.unwrap_or(0));
     let fetch = Fetch {
         parts: found,
@@ -158,22 +158,10 @@ fn map_tablespaces(backup: &Backup, request: &LayDownRequest) -> Result<Vec<(Tab
     let mut known = BTreeMap::new();
     for (name, place) in &request.tablespaces {
         if backup.tablespaces.iter().any(|tablespace| tablespace.name == *name) {
-            known.insert(name.clone(), resolved(&target_directory::absolute(place)?));
+            known.insert(name.clone(), target_directory::resolved(&target_directory::absolute(place)?));
         }
     }
-    target_directory::map_tablespaces(&backup.tablespaces, &known)
-}
-
-/// The path without links in that part of it which is there.
-fn resolved(path: &Path) -> PathBuf {
-    let there = path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
-    match there {
-        // Part by part: joined with nothing, a path would end in a slash, and so would the link to it.
-        Some((ancestor, real)) => path
-            .strip_prefix(ancestor)
-            .map_or_else(|_| path.to_owned(), |rest| real.components().chain(rest.components()).collect()),
-        None => path.to_owned(),
-    }
+    target_directory::map_tablespaces(&backup.tablespaces, &known, None)
 }
 
 fn refuse_full(directory: &Path) -> Result<(), LayDownFailure> {

@@ -26,6 +26,8 @@ pub(crate) struct PartToFetch {
     pub(crate) family: PartFamily,
     /// Its place among the family's parts.
     pub(crate) number: u32,
+    /// What it unpacks to; nobody knows of Barman's backups.
+    pub(crate) content_bytes: Option<u64>,
     /// The digest of the object's bytes; Barman's backups have none.
     pub(crate) sha256: Option<Sha256>,
 }

@@ -23,6 +23,13 @@ pub(crate) struct BackupParts {
     pub(crate) damaged: Vec<DamagedFile>,
 }
 
+impl BackupParts {
+    /// What the parts unpack to, as far as that is known.
+    pub(crate) fn content_bytes(&self) -> u64 {
+        self.parts.iter().filter_map(|part| part.content_bytes).fold(0, u64::saturating_add)
+    }
+}
+
 /// What lies in a backup's directory: keys and sizes.
 pub(crate) type Present = BTreeMap<String, u64>;
 
@@ -89,7 +96,8 @@ fn by_index(archive: &Archive, backup: &Backup, index: &PartIndex, present: &Pre
         check_present(backup, present, &key, part.bytes)?;
         let (family, number, codec) = parse_part_file_name(&part.name)
             .ok_or_else(|| damaged(backup, &format!("the index names \"{}\", which is no part", part.name)))?;
-        parts.push(PartToFetch { key, bytes: part.bytes, codec, family, number, sha256: Some(part.sha256.parse()?) });
+        let (content_bytes, sha256) = (Some(part.content_bytes), Some(part.sha256.parse()?));
+        parts.push(PartToFetch { key, bytes: part.bytes, codec, family, number, content_bytes, sha256 });
     }
     let manifest = match &index.manifest {
         None => None,
@@ -97,8 +105,9 @@ fn by_index(archive: &Archive, backup: &Backup, index: &PartIndex, present: &Pre
             let key = archive.prefix.backup_manifest(&backup.id);
             check_present(backup, present, &key, manifest.bytes)?;
             let sha256 = Some(manifest.sha256.parse()?);
-            let family = PartFamily::Data;
-            Some(PartToFetch { key, bytes: manifest.bytes, codec: Compression::Zstd, family, number: 0, sha256 })
+            let (family, codec, number) = (PartFamily::Data, Compression::Zstd, 0);
+            let content_bytes = Some(manifest.content_bytes);
+            Some(PartToFetch { key, bytes: manifest.bytes, codec, family, number, content_bytes, sha256 })
         }
     };
     Ok(BackupParts { parts, manifest, damaged: index.damaged.clone().unwrap_or_default() })
@@ -122,7 +131,8 @@ fn by_name(archive: &Archive, backup: &Backup, present: &Present) -> Result<Back
         if !numbers.entry(family).or_default().insert(number) {
             return Err(damaged(backup, &format!("part {number} of {family} is there twice, as \"{key}\" too")));
         }
-        parts.push(PartToFetch { key: key.clone(), bytes: *bytes, codec, family, number, sha256: None });
+        let (key, content_bytes) = (key.clone(), None);
+        parts.push(PartToFetch { key, bytes: *bytes, codec, family, number, content_bytes, sha256: None });
     }
     let expected = backup.tablespaces.iter().map(|there| PartFamily::Tablespace(there.oid));
     for family in expected.chain([PartFamily::Data]) {

@@ -18,11 +18,11 @@ use crate::commands::progress::Progress;
 use crate::commands::rate_limit::RateLimit;
 use crate::commands::target_directory::{self, Spaces};
 use crate::commands::unpack::{self, Destination, Fetch};
-use crate::disk;
+use crate::disk::beneath::{Cursor, Standing};
 use crate::domain::backup::{BackupStatus, Tablespace};
 use crate::domain::recovery_target::TargetRequest;
 use crate::domain::restore_plan::{PlanInput, RestorePlan, plan};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout::part_index::DamagedFile;
 use crate::postgres::settings;
 
@@ -77,12 +77,6 @@ pub struct PreparedRestore {
     /// What was checked, in words.
     pub checks: Vec<String>,
     fetch: BackupParts,
-}
-
-impl PreparedRestore {
-    fn destination(&self) -> Destination<'_> {
-        Destination { directory: &self.directory, tablespaces: &self.tablespaces }
-    }
 }
 
 /// A finished restore.
@@ -164,14 +158,11 @@ pub(crate) fn place(chosen: Chosen, request: &RestoreRequest) -> Result<Prepared
     let stored_bytes = chosen.stored_bytes();
     let Chosen { plan, last_commit, mut checks, fetch, backup_times: _ } = chosen;
     let directory = target_directory::absolute(&request.directory)?;
-    let mut tablespaces = target_directory::map_tablespaces(&plan.backup.tablespaces, &request.tablespaces)?;
-    if let Some(below) = &request.tablespaces_below {
-        let elsewhere = tablespaces.iter_mut().filter(|(there, _)| !request.tablespaces.contains_key(&there.name));
-        elsewhere.for_each(|(there, target)| *target = below.join(there.oid.to_string()));
-    }
+    let (wanted, below) = (&request.tablespaces, request.tablespaces_below.as_deref());
+    let tablespaces = target_directory::map_tablespaces(&plan.backup.tablespaces, wanted, below)?;
     target_directory::check_empty(&directory, &tablespaces)?;
     checks.push("the directory is empty or absent, and no server runs on it".to_owned());
-    let spaces = target_directory::check_space(&directory, &tablespaces, &plan.backup)?;
+    let spaces = target_directory::check_space(&directory, &tablespaces, &plan.backup, fetch.content_bytes())?;
     if let (Some(bindir), Some(version)) = (&request.pg_bindir, plan.backup.version) {
         target_directory::check_binaries(bindir, version)?;
         checks.push(format!("the binaries in \"{}\" are of major version {}", bindir.display(), version.major()));
@@ -250,19 +241,19 @@ pub async fn restore(
         modes: Modes::ForPostgres,
         progress: Arc::clone(&progress),
     };
-    let fetching = prepared.destination().fetch(archive, fetch, &mut interrupt).await;
-    let leftover =
-        fetching.map_err(|error| unpack::unfinished(error, &prepared.plan.backup.id, &prepared.directory))?;
+    let unfinished = |error| unpack::unfinished(error, &prepared.plan.backup.id, &prepared.directory);
+    let destination = Destination::open(&prepared.directory, &prepared.tablespaces)?;
+    let leftover = destination.fetch(archive, fetch, &mut interrupt).await.map_err(unfinished)?;
     let mut phases = vec![("fetch", begun.elapsed())];
     let finishing = Instant::now();
     progress.phase("finish", 0);
     if let Some(manifest) = &prepared.fetch.manifest {
         let (archive, manifest, runtime) = (archive.clone(), manifest.clone(), Handle::current());
-        let path = prepared.directory.join("backup_manifest");
-        let fetching = tokio::task::spawn_blocking(move || fetch_file(&runtime, &archive, &manifest, &path));
+        let (root, name) = (Arc::clone(&destination.data), Path::new("backup_manifest"));
+        let fetching = tokio::task::spawn_blocking(move || fetch_file(&runtime, &archive, &manifest, (&root, name)));
         fetching.await.map_err(unpack::died)??;
     }
-    finish(request, &prepared, &leftover)?;
+    finish(request, &prepared, &destination, &leftover)?;
     phases.push(("finish", finishing.elapsed()));
     Ok(RestoreDone { files: leftover.files, content_bytes: leftover.content_bytes, phases, prepared })
 }
@@ -285,47 +276,66 @@ fn recovery_settings(plan: &RestorePlan, request: &RestoreRequest) -> Vec<(Strin
 pub const REQUEST_BYTES: u64 = crate::commands::object_stream::READ_BYTES;
 
 /// Everything after the last part, in the order in which it must become durable.
-fn finish(request: &RestoreRequest, prepared: &PreparedRestore, leftover: &Leftover) -> Result<()> {
-    for name in LEFTOVERS {
-        disk::remove_if_there(&prepared.directory.join(name))?;
+fn finish(
+    request: &RestoreRequest,
+    prepared: &PreparedRestore,
+    destination: &Destination,
+    leftover: &Leftover,
+) -> Result<()> {
+    let mut cursor = destination.data.cursor();
+    for name in LEFTOVERS.map(Path::new) {
+        cursor.remove(name).map_err(|cause| Error::local("remove file", &cursor.full(name), cause))?;
     }
-    let destination = prepared.destination();
     destination.create_missing(&EMPTY_DIRECTORIES)?;
     destination.link_tablespaces()?;
     destination.put_backup_label(&prepared.plan.backup)?;
-    write_settings(request, prepared)?;
+    write_settings(request, prepared, &mut cursor)?;
     destination.seal(leftover)
 }
 
-fn write_settings(request: &RestoreRequest, prepared: &PreparedRestore) -> Result<()> {
-    let directory = &prepared.directory;
-    let configuration = directory.join("postgresql.conf");
+fn write_settings(request: &RestoreRequest, prepared: &PreparedRestore, cursor: &mut Cursor<'_>) -> Result<()> {
+    let configuration = Path::new("postgresql.conf");
     let mut ours = prepared.settings.clone();
-    if configuration.is_file() {
-        let text = read_configuration(&configuration)?;
-        if request.with_recovery && settings::includes_others(&text) {
-            let others =
-                settings::NO_RECOVERY_SETTINGS.into_iter().filter(|(name, _)| ours.iter().all(|(our, _)| our != name));
-            let others: Vec<_> = others.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-            ours.splice(..0, others);
-        }
+    let text = read_configuration(cursor, configuration)?;
+    // A link is PostgreSQL's to follow, with the rights of its user: we read what it leads to as little as we write there.
+    let is_link = text.is_none() && stands(cursor, configuration)? == Some(Standing::Link);
+    if is_link {
+        tracing::warn!(
+            "the copy's postgresql.conf is a symbolic link: paths of the source are left in what it leads to"
+        );
+    }
+    if request.with_recovery && (is_link || text.as_deref().is_some_and(settings::includes_others)) {
+        let others =
+            settings::NO_RECOVERY_SETTINGS.into_iter().filter(|(name, _)| ours.iter().all(|(our, _)| our != name));
+        let others: Vec<_> = others.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        ours.splice(..0, others);
+    }
+    if let Some(text) = text {
         let (text, removed) = settings::neutralise(&text, &MISLEADING_SETTINGS);
         if !removed.is_empty() {
             tracing::warn!("commented out in the copy's postgresql.conf: {}", removed.join(", "));
-            disk::publish(&configuration, text.as_bytes())?;
+            cursor.publish(configuration, text.as_bytes(), |_| Ok(()))?;
         }
     }
-    let automatic = directory.join("postgresql.auto.conf");
-    let existing = if automatic.is_file() { read_configuration(&automatic)? } else { String::new() };
-    disk::publish(&automatic, settings::auto_conf(&existing, &ours).as_bytes())?;
+    let automatic = Path::new("postgresql.auto.conf");
+    let existing = read_configuration(cursor, automatic)?.unwrap_or_default();
+    cursor.publish(automatic, settings::auto_conf(&existing, &ours).as_bytes(), |_| Ok(()))?;
     if request.with_recovery {
-        disk::publish(&directory.join("recovery.signal"), b"")?;
+        cursor.publish(Path::new("recovery.signal"), b"", |_| Ok(()))?;
     }
     Ok(())
 }
 
-fn read_configuration(path: &Path) -> Result<String> {
-    let content = disk::read_at_most(path, CONFIGURATION_LIMIT_BYTES)?;
+fn stands(cursor: &mut Cursor<'_>, path: &Path) -> Result<Option<Standing>> {
+    cursor.standing(path).map_err(|cause| Error::local("look at", &cursor.full(path), cause))
+}
+
+/// The text of a regular file, if there is one.
+fn read_configuration(cursor: &mut Cursor<'_>, path: &Path) -> Result<Option<String>> {
+    if stands(cursor, path)? != Some(Standing::File) {
+        return Ok(None);
+    }
+    let content = cursor.read_at_most(path, CONFIGURATION_LIMIT_BYTES)?;
     // PostgreSQL reads the file as bytes: a comment in another encoding is no reason to stop.
-    Ok(String::from_utf8(content).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    Ok(Some(String::from_utf8(content).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())))
 }

@@ -2,7 +2,6 @@
 //! directory when all else is done.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,24 +9,24 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::commands::archive::Archive;
-use crate::commands::extract::{Extraction, Leftover, Modes, create_directory};
+use crate::commands::extract::{Extraction, Leftover, Modes};
 use crate::commands::interrupt::Interrupt;
 use crate::commands::object_stream::PartToFetch;
 use crate::commands::ownership::Owner;
 use crate::commands::progress::Progress;
 use crate::commands::rate_limit::RateLimit;
-use crate::disk;
+use crate::disk::beneath::{Beneath, Standing};
 use crate::domain::backup::{Backup, BackupId, Tablespace};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::keys::PartFamily;
 
-/// Where a backup's files go.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Destination<'a> {
+/// Where a backup's files go: directories that were opened once, and below which everything is written.
+#[derive(Debug)]
+pub(crate) struct Destination {
     /// The data directory.
-    pub(crate) directory: &'a Path,
-    /// Where each tablespace goes.
-    pub(crate) tablespaces: &'a [(Tablespace, PathBuf)],
+    pub(crate) data: Arc<Beneath>,
+    /// Where each tablespace goes, by its OID.
+    tablespaces: Vec<(u32, Arc<Beneath>)>,
 }
 
 /// How its parts are fetched.
@@ -39,15 +38,28 @@ pub(crate) struct Fetch {
     pub(crate) progress: Arc<Progress>,
 }
 
-impl Destination<'_> {
-    /// Makes the directories and unpacks every part into them, all but what [`Destination::seal`] is for.
+impl Destination {
+    /// Makes the directories where they are not there, and opens them.
+    ///
+    /// Errors: `Local`, also for one that is not empty: somebody may have come after the checks that said it was.
+    pub(crate) fn open(directory: &Path, tablespaces: &[(Tablespace, PathBuf)]) -> Result<Self> {
+        let make = |path: &Path| {
+            let made = Beneath::make(path, 0o700)?;
+            if made.is_empty()? {
+                return Ok(Arc::new(made));
+            }
+            let message = format!("could not use directory \"{}\": it is not empty", path.display());
+            Err(Error::new(ErrorKind::Local, message))
+        };
+        let data = make(directory)?;
+        let made = tablespaces.iter().map(|(tablespace, target)| Ok((tablespace.oid, make(target)?)));
+        Ok(Self { data, tablespaces: made.collect::<Result<_>>()? })
+    }
+
+    /// Unpacks every part, all but what [`Destination::seal`] is for.
     pub(crate) async fn fetch(&self, archive: &Archive, fetch: Fetch, interrupt: &mut Interrupt) -> Result<Leftover> {
-        create_directory(self.directory, 0o700)?;
-        let mut roots = BTreeMap::from([(PartFamily::Data, self.directory.to_owned())]);
-        for (tablespace, directory) in self.tablespaces {
-            create_directory(directory, 0o700)?;
-            roots.insert(PartFamily::Tablespace(tablespace.oid), directory.clone());
-        }
+        let tablespaces = self.tablespaces.iter().map(|(oid, root)| (PartFamily::Tablespace(*oid), Arc::clone(root)));
+        let roots: BTreeMap<_, _> = tablespaces.chain([(PartFamily::Data, Arc::clone(&self.data))]).collect();
         let extraction = Extraction {
             archive: archive.clone(),
             parts: largest_first(fetch.parts),
@@ -73,30 +85,40 @@ impl Destination<'_> {
 
     /// Makes the directories called `names` where they are not there.
     pub(crate) fn create_missing(&self, names: &[&str]) -> Result<()> {
-        let missing = names.iter().map(|name| self.directory.join(name)).filter(|path| !path.is_dir());
-        missing.into_iter().try_for_each(|path| create_directory(&path, 0o700))
+        let mut cursor = self.data.cursor();
+        names.iter().map(Path::new).try_for_each(|name| {
+            let made = cursor.directory_if_missing(name, 0o700);
+            made.map_err(|cause| Error::local("create directory", &cursor.full(name), cause))
+        })
     }
 
     /// Links the tablespaces into the data directory.
     pub(crate) fn link_tablespaces(&self) -> Result<()> {
-        for (tablespace, target) in self.tablespaces {
-            let link = self.directory.join("pg_tblspc").join(tablespace.oid.to_string());
-            std::os::unix::fs::symlink(target, &link).map_err(|cause| Error::local("create link", &link, cause))?;
+        let mut cursor = self.data.cursor();
+        for (oid, root) in &self.tablespaces {
+            let link = Path::new("pg_tblspc").join(oid.to_string());
+            let made = cursor.symlink(root.path(), &link);
+            made.map_err(|cause| Error::local("create link", &cursor.full(&link), cause))?;
         }
         Ok(())
     }
 
     /// The label comes with the parts; a backup that keeps it in `backup.info` alone gets it from there.
     pub(crate) fn put_backup_label(&self, backup: &Backup) -> Result<()> {
-        let path = self.directory.join("backup_label");
-        if path.exists() {
-            return Ok(());
+        let (path, mut cursor) = (Path::new("backup_label"), self.data.cursor());
+        let full = cursor.full(path);
+        match cursor.standing(path).map_err(|cause| Error::local("look at", &full, cause))? {
+            None => {}
+            Some(Standing::File) => return Ok(()),
+            Some(_) => {
+                return Err(Error::corrupt(format!("could not use \"{}\": it is no regular file", full.display())));
+            }
         }
         let label = backup.backup_label.as_ref().ok_or_else(|| {
             Error::corrupt("could not finish the restore: the backup holds no backup_label")
                 .with_hint("Without it PostgreSQL would start from a wrong checkpoint.")
         })?;
-        disk::publish(&path, label.as_bytes())
+        cursor.publish(path, label.as_bytes(), |_| Ok(()))
     }
 
     /// Makes everything durable and, last of all, puts `global/pg_control` in place: from then on a server can start.
@@ -106,20 +128,18 @@ impl Destination<'_> {
         let no_control = || Error::corrupt("could not finish the restore: the backup holds no global/pg_control");
         let control = leftover.control.as_ref().ok_or_else(no_control)?;
         let owner = self.make_durable(leftover)?;
-        let control_file = self.directory.join("global/pg_control");
-        disk::publish(&control_file, &control.content)?;
-        std::fs::set_permissions(&control_file, Permissions::from_mode(control.mode))
-            .map_err(|cause| Error::local("set permissions of", &control_file, cause))?;
-        owner.map_or(Ok(()), |owner| owner.take(&control_file))
+        self.data.cursor().publish(Path::new("global/pg_control"), &control.content, |file| {
+            file.set_permissions(PermissionsExt::from_mode(control.mode))?;
+            owner.map_or(Ok(()), |owner| owner.take_file(file))
+        })
     }
 
     /// Gives everything to its owner and onto the disk.
     pub(crate) fn make_durable(&self, leftover: &Leftover) -> Result<Option<Owner>> {
-        let owner = Owner::wanted(self.directory, leftover.owner);
-        let targets = self.tablespaces.iter().map(|(_, target)| target.as_path());
-        for place in targets.chain([self.directory]) {
-            owner.map_or(Ok(()), |owner| owner.take_all(place))?;
-            sync_file_system(place)?;
+        let owner = Owner::wanted(&self.data, leftover.owner);
+        for root in self.tablespaces.iter().map(|(_, root)| root).chain([&self.data]) {
+            owner.map_or(Ok(()), |owner| owner.take_all(root))?;
+            root.sync_file_system()?;
         }
         Ok(owner)
     }
@@ -141,11 +161,4 @@ pub(crate) fn died(error: tokio::task::JoinError) -> Error {
 fn largest_first(mut parts: Vec<PartToFetch>) -> Vec<PartToFetch> {
     parts.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.key.cmp(&b.key)));
     parts
-}
-
-/// One call for thousands of files; Linux reports write-back errors from it since 5.8.
-fn sync_file_system(directory: &Path) -> Result<()> {
-    let failed = |cause| Error::local("sync the file system of", directory, cause);
-    let handle = File::open(directory).map_err(failed)?;
-    rustix::fs::syncfs(&handle).map_err(|cause| failed(cause.into()))
 }

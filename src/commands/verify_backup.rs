@@ -113,17 +113,17 @@ impl BackupLook {
         let directory = archive.prefix.backup_dir(&backup.id);
         for part in &index.parts {
             let Some((family, number, codec)) = parse_part_file_name(&part.name) else { continue };
-            let sha256 = part.sha256.parse().ok();
+            let (content_bytes, sha256) = (Some(part.content_bytes), part.sha256.parse().ok());
             let key = format!("{directory}{}", part.name);
-            let expected = PartToFetch { key, bytes: part.bytes, codec, family, number, sha256 };
+            let expected = PartToFetch { key, bytes: part.bytes, codec, family, number, content_bytes, sha256 };
             let found = self.check_object(expected, present.get(part.name.as_str()));
             self.parts.extend(found);
         }
         if let Some(manifest) = &index.manifest {
             let (family, codec, number) = (PartFamily::Data, Compression::Zstd, 0);
-            let sha256 = manifest.sha256.parse().ok();
+            let (content_bytes, sha256) = (Some(manifest.content_bytes), manifest.sha256.parse().ok());
             let key = archive.prefix.backup_manifest(&backup.id);
-            let expected = PartToFetch { key, bytes: manifest.bytes, codec, family, number, sha256 };
+            let expected = PartToFetch { key, bytes: manifest.bytes, codec, family, number, content_bytes, sha256 };
             self.manifest = self.check_object(expected, present.get(BACKUP_MANIFEST_NAME));
         } else {
             self.findings.push(Finding::notice(key, "it names no manifest, so files cannot be held against one"));
@@ -207,7 +207,8 @@ impl BackupLook {
                 self.findings.push(Finding::damage(key, "it is empty: 0 bytes"));
                 continue;
             }
-            self.parts.push(PartToFetch { key, bytes: object.bytes, codec, family, number, sha256: None });
+            let (bytes, content_bytes, sha256) = (object.bytes, None, None);
+            self.parts.push(PartToFetch { key, bytes, codec, family, number, content_bytes, sha256 });
         }
         for (family, numbers) in numbers {
             let last = numbers.last().copied().unwrap_or(0);

@@ -33,6 +33,7 @@ pub mod retention;
 pub mod segment;
 pub mod store_health;
 pub mod table_comparison;
+pub mod tablespace_place;
 pub mod timeline;
 pub mod verification;
 pub mod verify_choice;
