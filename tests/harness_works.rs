@@ -1,4 +1,5 @@
 //! The harness itself: its servers start, answer and misbehave as asked, so that other tests may trust them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
 use std::path::Path;
 use std::time::Duration;

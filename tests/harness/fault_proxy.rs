@@ -219,7 +219,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         connections += 1;
         let name = format!("connection {connections}");
         if shared.judge(&name, |kind| kind == Trouble::Refused).is_some() {
-            reset(socket);
+            reset(&socket);
             continue;
         }
         let shared = Arc::clone(&shared);
@@ -231,88 +231,112 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn reset(socket: TcpStream) {
-    // Without lingering, the close is a reset.
+fn reset(socket: &TcpStream) {
+    // Without lingering, the close that comes next is a reset.
     let _ = socket.set_zero_linger();
 }
 
 async fn serve(mut client: Wire, shared: &Shared) -> io::Result<()> {
     let mut server: Option<Wire> = None;
     while let Some(head) = client.head().await? {
-        let length = body_length(&head, false);
-        let may_meet = |kind: Trouble| kind != Trouble::Refused;
-        let (trouble, draw) = match shared.judge(&first_line(&head), may_meet) {
-            None => (None, 0),
-            Some((trouble, draw)) => (Some(trouble), draw),
+        let fate = shared.judge(&first_line(&head), |kind| kind != Trouble::Refused);
+        let (trouble, draw) = fate.map_or((None, 0), |(trouble, draw)| (Some(trouble), draw));
+        let body = match arrive(&mut client, &head, trouble, draw).await? {
+            Arrived::Whole(body) => body,
+            Arrived::Answered => continue,
+            Arrived::Broken => break,
         };
-        match trouble {
-            Some(Trouble::Refused | Trouble::ResetBeforeBody) => return end_reset(client),
-            Some(Trouble::ResetInBody) => {
-                if let Length::Bytes(bytes) = length {
-                    client.body(Length::Bytes(bytes / 2)).await?;
-                }
-                return end_reset(client);
-            }
-            _ => {}
-        }
-        let mut body = client.body(length).await?;
-        match trouble {
-            Some(Trouble::ResetAfterBody) => return end_reset(client),
-            Some(Trouble::Silent) => {
-                // Until the client gives up.
-                let _ = client.stream.read(&mut [0]).await;
-                return end_reset(client);
-            }
-            Some(Trouble::Status(status, code)) => {
-                client.stream.write_all(&refusal(&head, status, code)).await?;
-                continue;
-            }
-            Some(Trouble::Late) => tokio::time::sleep(Duration::from_millis(200 + draw % 1500)).await,
-            Some(Trouble::WrongByteInRequest) => flip(&mut body, draw),
-            _ => {}
-        }
         let mut answer = exchange(&mut server, shared.upstream, &head, &body).await?;
         if trouble == Some(Trouble::CarriedOutTwice) {
             answer = exchange(&mut server, shared.upstream, &head, &body).await?;
         }
-        let Answer { mut head, mut body, ends_connection } = answer;
-        match trouble {
-            Some(Trouble::LostAnswer) => return end_reset(client),
-            Some(Trouble::WrongByteInAnswer) => flip(&mut body, draw),
-            Some(Trouble::ClockAhead) => head = with_clock_ahead(&head),
-            _ => {}
-        }
-        head.extend_from_slice(&body);
-        match trouble {
-            Some(Trouble::ResetInAnswer) => {
-                client.stream.write_all(&head[..head.len() / 2]).await?;
-                return end_reset(client);
-            }
-            Some(Trouble::CutAnswer) => {
-                client.stream.write_all(&head[..head.len() / 2]).await?;
-                return client.stream.shutdown().await;
-            }
-            Some(Trouble::AnsweredTwice) => head.extend_from_within(..),
-            Some(Trouble::Dripping) => {
-                for piece in head.chunks((head.len() / 40).max(1)) {
-                    client.stream.write_all(piece).await?;
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                head.clear();
-            }
-            _ => {}
-        }
-        client.stream.write_all(&head).await?;
-        if ends_connection {
-            return client.stream.shutdown().await;
+        let ends_connection = answer.ends_connection;
+        if !leave(&mut client, answer, trouble, draw).await? || ends_connection {
+            break;
         }
     }
     Ok(())
 }
 
-fn end_reset(client: Wire) -> io::Result<()> {
-    reset(client.stream);
-    Ok(())
+/// What became of a request on its way to the server.
+enum Arrived {
+    /// It has this body.
+    Whole(Vec<u8>),
+    /// It was answered here.
+    Answered,
+    /// Its connection is of no use any more.
+    Broken,
+}
+
+async fn arrive(client: &mut Wire, head: &[u8], trouble: Option<Trouble>, draw: u64) -> io::Result<Arrived> {
+    let length = body_length(head, false);
+    match (trouble, length) {
+        (Some(Trouble::Refused | Trouble::ResetBeforeBody), _) => {
+            reset(&client.stream);
+            return Ok(Arrived::Broken);
+        }
+        (Some(Trouble::ResetInBody), Length::Bytes(bytes)) => {
+            client.body(Length::Bytes(bytes / 2)).await?;
+            reset(&client.stream);
+            return Ok(Arrived::Broken);
+        }
+        _ => {}
+    }
+    let mut body = client.body(length).await?;
+    match trouble {
+        Some(Trouble::ResetInBody | Trouble::ResetAfterBody) => {
+            reset(&client.stream);
+            return Ok(Arrived::Broken);
+        }
+        Some(Trouble::Silent) => {
+            // Until the client gives up.
+            let _ = client.stream.read(&mut [0]).await;
+            return Ok(Arrived::Broken);
+        }
+        Some(Trouble::Status(status, code)) => {
+            client.stream.write_all(&refusal(head, status, code)).await?;
+            return Ok(Arrived::Answered);
+        }
+        Some(Trouble::Late) => tokio::time::sleep(Duration::from_millis(200 + draw % 1500)).await,
+        Some(Trouble::WrongByteInRequest) => flip(&mut body, draw),
+        _ => {}
+    }
+    Ok(Arrived::Whole(body))
+}
+
+/// Sends an answer back; true while the connection is of use.
+async fn leave(client: &mut Wire, answer: Answer, trouble: Option<Trouble>, draw: u64) -> io::Result<bool> {
+    let Answer { mut head, mut body, .. } = answer;
+    match trouble {
+        Some(Trouble::WrongByteInAnswer) => flip(&mut body, draw),
+        Some(Trouble::ClockAhead) => head = with_clock_ahead(&head),
+        _ => {}
+    }
+    head.extend_from_slice(&body);
+    match trouble {
+        Some(Trouble::LostAnswer) => {
+            reset(&client.stream);
+            return Ok(false);
+        }
+        Some(Trouble::ResetInAnswer | Trouble::CutAnswer) => {
+            client.stream.write_all(&head[..head.len() / 2]).await?;
+            if trouble == Some(Trouble::ResetInAnswer) {
+                reset(&client.stream);
+            }
+            return Ok(false);
+        }
+        Some(Trouble::AnsweredTwice) => head.extend_from_within(..),
+        Some(Trouble::Dripping) => {
+            for piece in head.chunks((head.len() / 40).max(1)) {
+                client.stream.write_all(piece).await?;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            return Ok(true);
+        }
+        _ => {}
+    }
+    client.stream.write_all(&head).await?;
+    Ok(true)
 }
 
 fn flip(body: &mut [u8], draw: u64) {
@@ -388,12 +412,10 @@ fn first_line(head: &[u8]) -> String {
 }
 
 fn header(head: &[u8], name: &str) -> Option<String> {
-    let head = String::from_utf8_lossy(head);
-    let value = head.lines().skip(1).find_map(|line| {
+    String::from_utf8_lossy(head).lines().skip(1).find_map(|line| {
         let (known, value) = line.split_once(':')?;
         known.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-    });
-    value
+    })
 }
 
 fn refusal(head: &[u8], status: u16, code: &str) -> Vec<u8> {

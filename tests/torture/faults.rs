@@ -52,7 +52,9 @@ fn archive(scene: &mut Scene) {
     let seed = scene.random.next();
     let pg_wal = scene.pg_wal();
     let names: Vec<String> = (1..=3 + scene.random.below(5)).map(name).collect();
-    names.iter().for_each(|name| scene.ready(name, &content(name, seed)));
+    for name in &names {
+        scene.ready(name, &content(name, seed));
+    }
     let jobs = scene.random.pick(&["1", "2", "4"]).to_string();
     scene.break_by(70, ENDING);
     for name in &names {

@@ -1,7 +1,7 @@
 //! `kill -9` at any moment of any command: nothing acknowledged is missing, nothing half done looks done, and the next run works.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ use crate::harness::{FaultPlan, Random, Run, S3Server, TestStore, Trouble};
 /// How long each kind of command takes when nobody kills it; learned from the first of its kind.
 type Durations = Mutex<BTreeMap<&'static str, Duration>>;
 
+type Play = fn(&mut Killing<'_>);
+
 /// What a killed process started must be gone after so long.
 const ORPHANS_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -24,7 +26,7 @@ fn killed_at_any_moment_no_command_leaves_a_lie_behind() {
     let durations = Durations::default();
     play_all("kills", number("BARBACK_TORTURE_KILLS", 36), |seed, tally| {
         let mut random = Random(seed ^ 0x4B11);
-        let kinds: [(&'static str, fn(&mut Killing<'_>)); 8] = [
+        let kinds: [(&'static str, Play); 8] = [
             ("wal-archive", archive),
             ("wal-archive to a directory", archive_to_directory),
             ("wal-restore", fetch_wal),
@@ -92,7 +94,9 @@ fn archive(killing: &mut Killing<'_>) {
     let seed = killing.scene.random.next();
     let pg_wal = killing.scene.pg_wal();
     let names: Vec<String> = (1..=1 + killing.scene.random.below(5)).map(name).collect();
-    names.iter().for_each(|name| killing.scene.ready(name, &content(name, seed)));
+    for name in &names {
+        killing.scene.ready(name, &content(name, seed));
+    }
     let jobs = killing.scene.random.pick(&["1", "2", "4"]).to_string();
     let call = |scene: &Scene, name: &str| scene.broken(&["wal-archive", "--jobs", &jobs]).arg(pg_wal.join(name));
     killing.kill(|scene| call(scene, &names[0]), forget);
@@ -242,7 +246,7 @@ fn names_in(directory: &Path) -> Vec<String> {
 }
 
 /// Waits until no process works in `directory`; panics with those that still do.
-fn wait_until_gone(directory: &PathBuf) {
+fn wait_until_gone(directory: &Path) {
     let begun = Instant::now();
     loop {
         let left = processes_in(directory);

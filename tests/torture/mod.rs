@@ -2,6 +2,12 @@
 //!
 //! `BARBACK_TORTURE_SEED` is the first seed, `BARBACK_TORTURE_FAULTS`, `BARBACK_TORTURE_KILLS` and `BARBACK_TORTURE_SEGMENTS`
 //! say how many. A failure names its seed; that seed and a count of 1 play it again.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a helper of tests fails the test that called it"
+)]
 
 mod disks;
 mod faults;

@@ -55,7 +55,7 @@ impl Scene {
             kinds.extend_from_slice(others);
         }
         // A few kinds at a time: what they do together differs from what all of them do.
-        let mut chosen: Vec<_> = (0..1 + self.random.below(5)).map(|_| *self.random.pick(&kinds)).collect();
+        let mut chosen: Vec<_> = (0..=self.random.below(5)).map(|_| *self.random.pick(&kinds)).collect();
         if self.random.chance(2) {
             // Rarely: each costs the half minute after which a silent server is given up.
             chosen.push(Trouble::Silent);
@@ -106,7 +106,7 @@ pub(super) fn name(number: u64) -> String {
 
 /// A segment of 1 MiB that only this seed has.
 pub(super) fn content(name: &str, seed: u64) -> Vec<u8> {
-    let filling = if seed % 3 == 0 { Filling::Noise } else { Filling::Compressible };
+    let filling = if seed.is_multiple_of(3) { Filling::Noise } else { Filling::Compressible };
     segment(name, 1, filling, seed)
 }
 
