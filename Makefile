@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help all build demo test torture bench memory scale peers deny install clean
+.PHONY: help all build demo test torture fuzz bench memory scale peers deny install clean
 
 all: build
 
@@ -22,6 +22,9 @@ test: ## format, lints and every test, on PostgreSQL 15, 16, 18 and real S3 serv
 
 torture: ## 1,000 seeded fault scenarios, 200 on failing disks, 500 kills and a soak of 5,000 segments (some 50 minutes)
 	@tools/torture.sh
+
+fuzz: ## every parser of outside bytes with cargo-fuzz, ten minutes each (SECONDS_EACH=60: shorter; TARGETS="tar wal": some; needs nightly)
+	@tools/fuzz.sh
 
 bench: ## the Criterion benches
 	$(CARGO) bench --locked --bench codec --bench layout --bench proofs

@@ -22,6 +22,7 @@ mod drill_history;
 mod drill_report;
 mod expire;
 mod expire_concurrent;
+mod fuzz;
 mod harness;
 mod harness_works;
 mod hostile_backup;

@@ -1,7 +1,10 @@
 //! What a store is asked beside reading and writing objects, and what goes with an object: on every kind of store.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails the test that called it")]
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use barback::error::ErrorKind;
@@ -87,6 +90,23 @@ fn nobody_listening_and_an_unknown_name_are_no_connection_and_everything_else_is
         let Probe::NoConnection(said) = probe(&gone) else { panic!("{url} was reached") };
         assert!(!said.contains("hunter2"), "{said}");
     }
+}
+
+#[test]
+fn an_answer_without_end_is_given_up_before_it_fills_the_memory() {
+    let (endpoint, sent) = endless_server();
+    let s3 = TestStore::s3(S3Server::start());
+    let options = StoreOptions { endpoint_url: Some(endpoint), retry_timeout_s: 0, ..s3.options() };
+    let store = open(&options);
+    let refused = |error: barback::error::Error, kind: ErrorKind| {
+        assert_eq!(error.kind(), kind, "{error}");
+        let sent = sent.swap(0, Ordering::Relaxed);
+        assert!(sent < 64 * MB, "{sent} bytes were taken: {error}");
+    };
+    refused(block_on(store.get("pfx/one", 1000)).unwrap_err(), ErrorKind::Corrupt);
+    refused(block_on(store.get_range("pfx/one", 0..3)).unwrap_err(), ErrorKind::Unreachable);
+    refused(block_on(store.list("pfx/", None, drop)).unwrap_err(), ErrorKind::Unreachable);
+    refused(block_on(store.list_names("pfx/", "one")).unwrap_err(), ErrorKind::Unreachable);
 }
 
 #[test]
@@ -323,6 +343,27 @@ fn objects_outside_of_s3_are_not_locked_and_a_refusal_is_no_answer() {
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
 }
 
+/// A server that announces three bytes and sends for as long as somebody listens; and how many bytes it got rid of.
+fn endless_server() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let sent = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&sent);
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            let asked = socket.read(&mut [0; 4096]);
+            let head = "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nLast-Modified: Mon, 23 Nov 2026 08:38:17 GMT\r\n\
+                        Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let _ = (asked, socket.write_all(head.as_bytes()));
+            let chunk = [b"10000\r\n", &[b'x'; 1 << 16][..], b"\r\n"].concat();
+            while socket.write_all(&chunk).is_ok() {
+                counted.fetch_add(chunk.len(), Ordering::Relaxed);
+            }
+        }
+    });
+    (endpoint, sent)
+}
+
 fn open(options: &StoreOptions) -> Store {
     block_on(Store::open(options)).unwrap()
 }
@@ -384,13 +425,13 @@ fn a_store_that_says_slow_down_is_asked_less_at_once_and_everything_arrives() {
     let s3 = TestStore::s3(S3Server::start());
     let store = open(&StoreOptions { retry_timeout_s: 60, ..s3.options() });
     block_on(store.put("pfx/one", b"1".to_vec(), &Metadata::new())).unwrap();
-    let refused = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let counter = std::sync::Arc::clone(&refused);
+    let refused = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&refused);
     s3.server().fault_when(move |seen| {
         if seen.at_once <= MOST {
             return Some(Fault::Delay(Duration::from_millis(5)));
         }
-        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        counter.fetch_add(1, Ordering::Relaxed);
         Some(Fault::Status(503))
     });
     // One runtime for both: connections belong to it.
@@ -401,7 +442,7 @@ fn a_store_that_says_slow_down_is_asked_less_at_once_and_everything_arrives() {
             for read in futures::future::join_all(reads).await {
                 assert_eq!(read.unwrap().content.as_ref(), b"1");
             }
-            refusals.push(refused.swap(0, std::sync::atomic::Ordering::Relaxed));
+            refusals.push(refused.swap(0, Ordering::Relaxed));
         }
         refusals
     });

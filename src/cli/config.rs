@@ -61,6 +61,11 @@ pub const KEYS: [&str; 30] = [
 /// Words in an unknown key that say its value is meant to be secret.
 const SECRET_WORDS: [&str; 7] = ["password", "passwd", "passphrase", "secret", "token", "credential", "key"];
 
+/// Whether `text`, found at `path`, can be used as a configuration file. Errors: `Usage`, with file, line and key.
+pub fn check(text: &str, path: &Path) -> Result<()> {
+    Layer::from_toml(text, path).map(drop)
+}
+
 /// What one source of settings says; `None` where it says nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Layer {

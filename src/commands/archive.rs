@@ -74,8 +74,21 @@ pub enum Archived {
 /// No WAL file is longer than the largest segment.
 pub(crate) const WAL_LIMIT_BYTES: u64 = 1 << 30;
 
-/// What compression may add to content that does not compress.
-const COMPRESSION_SLACK_BYTES: u64 = 16 << 20;
+/// No timeline history is longer, to which each promotion adds a line of under 200 bytes, and no backup's history.
+pub(crate) const HISTORY_LIMIT_BYTES: u64 = 1 << 20;
+
+/// What headers may add to content that does not compress, beside the hundredth that bzip2 does.
+const HEADERS_BYTES: u64 = 64 << 10;
+
+/// The most that the WAL file called `name` holds. Where any bytes will do, so will as many as a segment has.
+pub(crate) fn most_bytes(name: &WalFileName, check: ContentCheck) -> u64 {
+    match (name, check) {
+        (WalFileName::TimelineHistory(_) | WalFileName::BackupHistory(..), ContentCheck::Checked) => {
+            HISTORY_LIMIT_BYTES
+        }
+        _ => WAL_LIMIT_BYTES,
+    }
+}
 
 impl Archive {
     /// Archives the WAL file at `path`: one read, one pass, one put, create-only unless other content may be replaced.
@@ -163,7 +176,8 @@ impl Archive {
             (facts.sha256, facts.system_identifier)
         } else {
             // Barman's objects and files carry no digest: read the content.
-            let content = self.read_sealed(key, codec).await?.0;
+            let most = most_bytes(name, ContentCheck::Checked).max(ours.length);
+            let content = self.read_sealed(key, codec, most).await?.0;
             (Sha256::of(&content).to_string(), proof::check(name, &content, None).unwrap_or_default())
         };
         if there == ours.sha256 {
@@ -176,14 +190,20 @@ impl Archive {
         Err(Error::new(ErrorKind::Conflict, message).with_hint(why_other(cluster, ours.system_identifier)))
     }
 
-    /// Reads and decompresses a WAL object, and checks it against the facts in its metadata, if any.
-    pub(crate) async fn read_sealed(&self, key: &str, codec: Compression) -> Result<(Vec<u8>, Option<ContentFacts>)> {
-        unseal(key, codec, self.get_sealed(key).await?)
+    /// Reads and decompresses a WAL object that holds `most_bytes` at most, and checks it against the facts in its metadata,
+    /// if any.
+    pub(crate) async fn read_sealed(
+        &self,
+        key: &str,
+        codec: Compression,
+        most_bytes: u64,
+    ) -> Result<(Vec<u8>, Option<ContentFacts>)> {
+        unseal(key, codec, self.get_sealed(key, most_bytes).await?, most_bytes)
     }
 
-    /// Gets a WAL object as it is stored.
-    pub(crate) async fn get_sealed(&self, key: &str) -> Result<Fetched> {
-        self.store.get(key, WAL_LIMIT_BYTES + COMPRESSION_SLACK_BYTES).await
+    /// Gets a WAL object that holds `most_bytes` at most, as it is stored.
+    pub(crate) async fn get_sealed(&self, key: &str, most_bytes: u64) -> Result<Fetched> {
+        self.store.get(key, most_bytes + most_bytes / 64 + HEADERS_BYTES).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::StreamExt;
 
-use crate::commands::archive::Archive;
+use crate::commands::archive::{Archive, HISTORY_LIMIT_BYTES};
 use crate::domain::backup::{Backup, BackupId};
 use crate::domain::catalog::Catalog;
 use crate::domain::compression::Compression;
@@ -150,7 +150,7 @@ async fn read_history(
     key: &str,
     codec: Compression,
 ) -> Result<TimelineHistory> {
-    let (content, _) = archive.read_sealed(key, codec).await?;
+    let (content, _) = archive.read_sealed(key, codec, HISTORY_LIMIT_BYTES).await?;
     let unreadable = |_| Error::corrupt(format!("could not read \"{key}\": it is not UTF-8 text"));
     let text = String::from_utf8(content).map_err(unreadable)?;
     TimelineHistory::parse(timeline, &text).map_err(|error| error.context(format!("could not read \"{key}\"")))

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
 
-use crate::commands::archive::{Archive, ContentCheck};
+use crate::commands::archive::{Archive, ContentCheck, WAL_LIMIT_BYTES};
 use crate::commands::spool::Spool;
 use crate::commands::unseal::SealedObject;
 use crate::domain::compression::Compression;
@@ -78,7 +78,7 @@ async fn fetch_one(
     check: ContentCheck,
     unpacking: &Semaphore,
 ) -> Result<()> {
-    let fetched = archive.get_sealed(&neighbour.key).await?;
+    let fetched = archive.get_sealed(&neighbour.key, WAL_LIMIT_BYTES).await?;
     let Neighbour { segment, key, codec, .. } = neighbour.clone();
     keep(spool, segment, SealedObject { key, codec, fetched }, check, unpacking).await
 }

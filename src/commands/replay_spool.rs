@@ -27,6 +27,9 @@ const COMING: &str = ".coming";
 /// More than a helper has to say between two calls; the rest is not read.
 const LOG_LIMIT_BYTES: u64 = 4096;
 
+/// A note of where recovery is has a name and a dozen numbers.
+const COURSE_LIMIT_BYTES: u64 = 1024;
+
 /// A spool in `pg_wal`, as a call or the helper sees it. Nothing is touched before it is used.
 #[derive(Debug, Clone)]
 pub(crate) struct ReplaySpool {
@@ -72,7 +75,7 @@ impl ReplaySpool {
         if !self.spool.is_trusted().unwrap_or(false) {
             return None;
         }
-        fs::read_to_string(self.file(COURSE)).ok()?.parse().ok()
+        String::from_utf8(disk::read_at_most(&self.file(COURSE), COURSE_LIMIT_BYTES).ok()?).ok()?.parse().ok()
     }
 
     /// Tells one note of where recovery is from the next; none where there is none.

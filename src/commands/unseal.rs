@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::codec::compression;
 use crate::codec::digest::{Sha256, Sha256Builder};
 use crate::codec::source_failure;
-use crate::commands::archive::{ContentCheck, WAL_LIMIT_BYTES};
+use crate::commands::archive::{ContentCheck, WAL_LIMIT_BYTES, most_bytes};
 use crate::disk::{self, Publication};
 use crate::domain::compression::Compression;
 use crate::domain::segment::WalFileName;
@@ -32,11 +32,18 @@ pub(crate) struct SealedObject {
 }
 
 /// Decompresses the WAL object that was read from `key`, and checks it against the facts in its metadata, if any.
-pub(crate) fn unseal(key: &str, codec: Compression, fetched: Fetched) -> Result<(Vec<u8>, Option<ContentFacts>)> {
+///
+/// Errors: `Corrupt` for damage, for more than `most_bytes` and for what the facts do not say.
+pub(crate) fn unseal(
+    key: &str,
+    codec: Compression,
+    fetched: Fetched,
+    most_bytes: u64,
+) -> Result<(Vec<u8>, Option<ContentFacts>)> {
     let facts = ContentFacts::from_metadata(&fetched.metadata);
     let content = match codec {
         Compression::None => Vec::from(fetched.content),
-        _ => compression::decompress(codec, &fetched.content, WAL_LIMIT_BYTES)
+        _ => compression::decompress(codec, &fetched.content, most_bytes)
             .map_err(|error| error.context(could_not_unpack(key)))?,
     };
     if let Some(facts) = &facts {
@@ -53,7 +60,7 @@ pub(crate) fn unseal_to(path: &Path, name: &WalFileName, object: SealedObject, c
     let unusable = |key: &str, error: Error| error.context(format!("object \"{key}\" cannot be used"));
     let (WalFileName::Segment(segment) | WalFileName::Partial(segment)) = name else {
         let SealedObject { key, codec, fetched } = object;
-        let (content, _) = unseal(&key, codec, fetched)?;
+        let (content, _) = unseal(&key, codec, fetched, most_bytes(name, check))?;
         if check == ContentCheck::Checked {
             proof::check(name, &content, None).map_err(|error| unusable(&key, error))?;
         }

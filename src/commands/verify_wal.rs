@@ -343,7 +343,7 @@ impl WalReading<'_> {
         let Reading { archive, interrupt, rate, progress, .. } = self.reading;
         interrupt.check()?;
         let fetched = tokio::select! {
-            fetched = archive.get_sealed(&copy.key) => fetched?,
+            fetched = archive.get_sealed(&copy.key, self.size.bytes()) => fetched?,
             () = interrupt.stopped() => return Err(Error::new(ErrorKind::Interrupted, "it was not read any more")),
         };
         let length = fetched.content.len();
@@ -356,7 +356,7 @@ impl WalReading<'_> {
         let (rate, interrupt) = (rate.clone(), interrupt.clone());
         let checking = tokio::task::spawn_blocking(move || {
             rate.wait_for(length, &interrupt)?;
-            let (content, _) = unseal(&key, codec, fetched)?;
+            let (content, _) = unseal(&key, codec, fetched, size.bytes())?;
             if content.len() as u64 != size.bytes() {
                 let what = format!("it holds {} bytes, segments of this cluster have {}", content.len(), size.bytes());
                 return Err(Error::corrupt(what));

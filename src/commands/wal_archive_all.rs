@@ -7,7 +7,9 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 
 use crate::codec::digest::Sha256;
-use crate::commands::archive::{Archive, Archived, ContentCheck, IfOther, Storing, WalCompression};
+use crate::commands::archive::{
+    Archive, Archived, ContentCheck, HISTORY_LIMIT_BYTES, IfOther, Storing, WalCompression,
+};
 use crate::disk;
 use crate::domain::cluster::SystemIdentifier;
 use crate::domain::segment::{SegmentName, WalFileName};
@@ -20,9 +22,6 @@ use crate::wal::proof;
 
 /// The size of a WAL page, whose header is all that is looked at.
 const FIRST_PAGE_BYTES: u64 = 8192;
-
-/// A timeline history longer than this is none.
-const HISTORY_LIMIT_BYTES: u64 = 1 << 20;
 
 /// How files are to be shipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -130,7 +130,8 @@ impl NeededWal<'_> {
     /// Reads a segment that the archive already held: its name alone does not say that it is this cluster's.
     async fn prove_ours(&self, segment: SegmentName, key: &str, codec: Compression) -> Result<()> {
         let unusable = || format!("could not use WAL object \"{key}\", which the backup needs");
-        let (content, _) = self.archive.read_sealed(key, codec).await.map_err(|error| error.context(unusable()))?;
+        let read = self.archive.read_sealed(key, codec, self.facts.segment_size.bytes()).await;
+        let (content, _) = read.map_err(|error| error.context(unusable()))?;
         let origin =
             proof::check(&WalFileName::Segment(segment), &content, None).map_err(|error| error.context(unusable()))?;
         let ours = self.facts.system_identifier;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use crate::commands::archive::{Archive, ContentCheck};
+use crate::commands::archive::{Archive, ContentCheck, WAL_LIMIT_BYTES, most_bytes};
 use crate::commands::object_stream::READ_BYTES;
 use crate::commands::prefetch::{Neighbour, fetch_ahead};
 use crate::commands::spool::{Spool, SpoolOptions};
@@ -144,7 +144,7 @@ pub(crate) async fn read_segment(archive: &Archive, segment: SegmentName) -> Res
         stored.extend_from_slice(&piece);
     }
     let fetched = Fetched { content: stored.into(), metadata: Metadata::new() };
-    let (content, _) = unseal(&key, codec, fetched)?;
+    let (content, _) = unseal(&key, codec, fetched, most)?;
     proof::check(&name, &content, None).map_err(|error| error.context(format!("object \"{key}\" cannot be used")))?;
     Ok(content)
 }
@@ -156,13 +156,13 @@ pub(crate) async fn read_segment(archive: &Archive, segment: SegmentName) -> Res
 pub(crate) async fn find_complete(archive: &Archive, segment: SegmentName, guess: Compression) -> Result<SealedObject> {
     let name = WalFileName::Segment(segment);
     let key = archive.wal_key(&name, guess);
-    match archive.get_sealed(&key).await {
+    match archive.get_sealed(&key, WAL_LIMIT_BYTES).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         outcome => return outcome.map(|fetched| SealedObject { key, codec: guess, fetched }),
     }
     let candidates = list_candidates(archive, &name).await?;
     let Candidate { key, codec, .. } = choose(candidates, PartialPolicy::Never).ok_or_else(|| absent(&name))?;
-    let fetched = archive.get_sealed(&key).await.map_err(contradiction)?;
+    let fetched = archive.get_sealed(&key, WAL_LIMIT_BYTES).await.map_err(contradiction)?;
     Ok(SealedObject { key, codec, fetched })
 }
 
@@ -171,7 +171,7 @@ async fn fetch(archive: &Archive, request: &WalRestoreRequest) -> Result<()> {
     let name = &request.name;
     if let Some(codec) = request.expected {
         let key = archive.wal_key(name, codec);
-        match archive.get_sealed(&key).await {
+        match archive.get_sealed(&key, most_bytes(name, request.check)).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             outcome => return put_in_place(request, SealedObject { key, codec, fetched: outcome? }),
         }
@@ -184,7 +184,7 @@ async fn fetch(archive: &Archive, request: &WalRestoreRequest) -> Result<()> {
 /// The listing saw it, so a miss now is a contradiction and no proof of absence.
 async fn fetch_listed(archive: &Archive, request: &WalRestoreRequest, candidate: Candidate) -> Result<()> {
     let Candidate { key, codec, .. } = candidate;
-    let fetched = archive.get_sealed(&key).await.map_err(contradiction)?;
+    let fetched = archive.get_sealed(&key, most_bytes(&request.name, request.check)).await.map_err(contradiction)?;
     put_in_place(request, SealedObject { key, codec, fetched })
 }
 

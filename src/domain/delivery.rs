@@ -90,7 +90,7 @@ impl Deliveries {
 
     fn add(&mut self, delivery: &Delivery) {
         let Delivery { name, outcome, took } = delivery;
-        self.waited += *took;
+        self.waited = self.waited.saturating_add(*took);
         self.unknown = (*outcome == Outcome::Unknown).then_some(*name);
         let is_segment = matches!(name, WalFileName::Segment(_));
         match outcome {
@@ -98,7 +98,7 @@ impl Deliveries {
                 self.segments += 1;
                 if *outcome == Outcome::Late {
                     self.late += 1;
-                    self.starved += *took;
+                    self.starved = self.starved.saturating_add(*took);
                 }
             }
             Outcome::Absent if is_segment && self.absent.len() < ABSENT_KEPT => self.absent.push(*name),

@@ -123,8 +123,8 @@ impl Pace {
 
     fn and(self, waited_ms: Option<u64>) -> Self {
         match waited_ms {
-            None => Self { ready: self.ready + 1, ..self },
-            Some(waited) => Self { late: self.late + 1, waited_ms: self.waited_ms.saturating_add(waited), ..self },
+            None => Self { ready: self.ready.saturating_add(1), ..self },
+            Some(waited) => Self { late: self.late.saturating_add(1), waited_ms: self.waited_ms.saturating_add(waited), ..self },
         }
     }
 
@@ -146,7 +146,7 @@ impl fmt::Display for Pace {
     /// `recovery waited 1.2 s for 3 of 64 segments`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, tenths) = (self.waited_ms / 1000, self.waited_ms % 1000 / 100);
-        let all = self.ready + self.late;
+        let all = self.ready.saturating_add(self.late);
         write!(f, "recovery waited {seconds}.{tenths} s for {} of {all} segments", self.late)
     }
 }

@@ -50,7 +50,7 @@ impl DrillChain {
         for link in links {
             faults.extend(missing(before.map_or(0, |before| before.sequence), link.sequence));
             faults.extend(own_fault(link));
-            faults.extend(digest_fault(link, before.filter(|before| before.sequence + 1 == link.sequence)));
+            faults.extend(digest_fault(link, before.filter(|before| link.sequence.checked_sub(1) == Some(before.sequence))));
             before = Some(link);
         }
         Self {
@@ -64,7 +64,7 @@ impl DrillChain {
 }
 
 fn missing(before: u64, next: u64) -> Option<ChainFault> {
-    let (first, last) = (before + 1, next.checked_sub(1)?);
+    let (first, last) = (before.checked_add(1)?, next.checked_sub(1)?);
     let what = match last.checked_sub(first)? {
         0 => format!("record {first} is missing"),
         _ => format!("records {first} to {last} are missing"),
@@ -127,6 +127,7 @@ mod tests {
         assert!(chain.whole && chain.faults.is_empty(), "{chain:?}");
         assert_eq!((chain.records, chain.last, chain.last_sha256.as_deref()), (4, Some(4), Some("d4")));
         assert!(DrillChain::of(&[]).whole);
+        assert_eq!(faults(&[link(u64::MAX, None), link(u64::MAX, None)]).len(), 3, "numbers end somewhere");
     }
 
     #[test]

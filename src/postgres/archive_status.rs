@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use crate::disk;
 use crate::domain::segment::WalFileName;
 use crate::domain::timeline::{TimelineHistory, TimelineId};
 use crate::error::{Error, Result};
 
 /// The directory in `pg_wal` with a file `<name>.ready` or `<name>.done` for each that is to be archived, or was.
 const STATUS_DIRECTORY: &str = "archive_status";
+
+/// A timeline history longer than this is none.
+const HISTORY_LIMIT_BYTES: u64 = 1 << 20;
 
 /// True for a directory that is a cluster's `pg_wal`, as far as what lies in it tells.
 #[must_use]
@@ -77,11 +81,12 @@ pub fn history_files(pg_wal: &Path) -> Result<Vec<TimelineId>> {
 /// PostgreSQL does the same (`readTimeLineHistory`): timeline 1 never has a file. Blocking. Errors: `Local`, `Corrupt`.
 pub fn read_history(pg_wal: &Path, timeline: TimelineId) -> Result<TimelineHistory> {
     let path = pg_wal.join(WalFileName::TimelineHistory(timeline).to_string());
-    match fs::read_to_string(&path) {
-        Ok(text) => TimelineHistory::parse(timeline, &text),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(TimelineHistory::root(timeline)),
-        Err(cause) => Err(Error::local("read timeline history", &path, cause)),
+    if matches!(fs::exists(&path), Ok(false)) {
+        return Ok(TimelineHistory::root(timeline));
     }
+    let unreadable = || Error::corrupt(format!("could not read \"{}\": it is not UTF-8 text", path.display()));
+    let text = String::from_utf8(disk::read_at_most(&path, HISTORY_LIMIT_BYTES)?).map_err(|_| unreadable())?;
+    TimelineHistory::parse(timeline, &text)
 }
 
 fn for_each_name(directory: &Path, mut take: impl FnMut(&str) -> Result<()>) -> Result<()> {

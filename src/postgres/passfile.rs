@@ -77,9 +77,15 @@ impl PasswordFile {
             return ignored("it has group or world access; permissions should be u=rw (0600) or less");
         }
         match fs::read(path) {
-            Ok(bytes) => Self { content: Some(Password(String::from_utf8_lossy(&bytes).into_owned())), warning: None },
+            Ok(bytes) => Self::of_bytes(&bytes),
             Err(cause) => unreadable(&cause),
         }
+    }
+
+    /// A file with this content.
+    #[must_use]
+    pub fn of_bytes(content: &[u8]) -> Self {
+        Self { content: Some(Password(String::from_utf8_lossy(content).into_owned())), warning: None }
     }
 
     /// The password of the first line that matches `login`.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use http::{Method, StatusCode};
 
-use super::bucket_rules::{self, BucketRule};
+use super::bucket_rules::BucketRule;
 use super::service::{Service, Target};
 use super::{Store, create_only};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,8 +35,8 @@ impl Store {
                 let message = "Azure shows lifecycle rules to those who manage the account alone";
                 return Err(Error::new(ErrorKind::Denied, message));
             }
-            Service::S3 { .. } => bucket_rules::of_s3,
-            Service::Gcs { .. } => bucket_rules::of_google,
+            Service::S3 { .. } => BucketRule::of_s3,
+            Service::Gcs { .. } => BucketRule::of_google,
         };
         let answer = self.ask(&Method::GET, Target::About("lifecycle")).await?;
         match answer.status {

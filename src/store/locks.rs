@@ -57,24 +57,24 @@ impl Store {
         })?;
         match answer.status {
             StatusCode::NOT_FOUND => Ok(None),
-            status if status.is_success() => locked(&answer.headers, Utc::now())
-                .map_err(|cause| Error::corrupt(format!("could not read the lock of object \"{key}\": {cause}"))),
+            status if status.is_success() => ObjectLock::of_headers(&answer.headers, Utc::now())
+                .map_err(|error| error.context(format!("could not read the lock of object \"{key}\""))),
             _ => Err(answer.error(&format!("could not look for object \"{key}\""))),
         }
     }
 }
 
-/// Whether the headers of an object's version say that it is locked at `now`; else what they say that is no date.
-fn locked(headers: &HeaderMap, now: DateTime<Utc>) -> Result<Option<ObjectLock>, String> {
-    let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    if text("x-amz-object-lock-legal-hold").is_some_and(|hold| hold.eq_ignore_ascii_case("ON")) {
-        return Ok(Some(ObjectLock::Hold));
-    }
-    match text("x-amz-object-lock-retain-until-date") {
-        None => Ok(None),
-        Some(until) => DateTime::parse_from_rfc3339(&until)
-            .map(|until| Some(until.to_utc()).filter(|until| *until > now).map(ObjectLock::Until))
-            .map_err(|_| format!("\"{}\" is not a date", until.escape_debug())),
+impl ObjectLock {
+    /// The lock that an object has at `now`, as the headers of its version tell. Errors: `Corrupt` for what is no date.
+    pub fn of_headers(headers: &HeaderMap, now: DateTime<Utc>) -> Result<Option<Self>> {
+        let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        if text("x-amz-object-lock-legal-hold").is_some_and(|hold| hold.eq_ignore_ascii_case("ON")) {
+            return Ok(Some(Self::Hold));
+        }
+        let Some(until) = text("x-amz-object-lock-retain-until-date") else { return Ok(None) };
+        let read = DateTime::parse_from_rfc3339(&until);
+        let read = read.map_err(|_| Error::corrupt(format!("\"{}\" is not a date", until.escape_debug())))?;
+        Ok(Some(read.to_utc()).filter(|until| *until > now).map(Self::Until))
     }
 }
 
@@ -91,14 +91,14 @@ mod tests {
             let headers = pairs
                 .iter()
                 .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
-            locked(&headers.collect(), now)
+            ObjectLock::of_headers(&headers.collect(), now)
         };
         let (hold, until) = ("x-amz-object-lock-legal-hold", "x-amz-object-lock-retain-until-date");
-        assert_eq!(lock(&[]), Ok(None));
-        assert_eq!(lock(&[(hold, "ON")]), Ok(Some(ObjectLock::Hold)));
-        assert_eq!(lock(&[(hold, "OFF"), (until, "2026-11-24T11:59:59Z")]), Ok(None));
+        assert_eq!(lock(&[]).unwrap(), None);
+        assert_eq!(lock(&[(hold, "ON")]).unwrap(), Some(ObjectLock::Hold));
+        assert_eq!(lock(&[(hold, "OFF"), (until, "2026-11-24T11:59:59Z")]).unwrap(), None);
         let later = "2026-11-24T12:00:01Z".parse().unwrap();
-        assert_eq!(lock(&[(until, "2026-11-24T12:00:01.000Z")]), Ok(Some(ObjectLock::Until(later))));
+        assert_eq!(lock(&[(until, "2026-11-24T12:00:01.000Z")]).unwrap(), Some(ObjectLock::Until(later)));
         assert!(lock(&[(until, "soon")]).is_err());
     }
 }

@@ -6,6 +6,7 @@
 mod azure;
 mod azure_connection;
 mod azure_credentials;
+mod bounded;
 mod bucket_rules;
 mod create_only;
 #[cfg(feature = "aws-profiles")]
@@ -34,9 +35,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures::TryStreamExt as _;
 use object_store::list::PaginatedListStore;
 use object_store::path::{Path as ObjectPath, PathPart};
-use object_store::{GetOptions, GetRange, ObjectStore, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, PutMode, PutOptions, PutPayload};
 
 use crate::error::{Error, ErrorKind, Result};
 use labels::Labels;
@@ -247,7 +249,7 @@ impl Store {
             return Err(Error::corrupt(message));
         }
         let metadata = self.labels.metadata(&answer.attributes);
-        let content = answer.bytes().await.map_err(describe)?;
+        let content = body(key, answer).await?;
         Ok(Fetched { content, metadata })
     }
 
@@ -256,7 +258,7 @@ impl Store {
         let describe = |error| failure::describe("read object", key, error);
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
         let answer = self.objects.get_opts(&path_of(key)?, options).await.map_err(describe)?;
-        answer.bytes().await.map_err(describe)
+        body(key, answer).await
     }
 
     /// An object's size and metadata; `None` when the store says that it is not there.
@@ -277,6 +279,25 @@ impl Store {
         let hint = format!("Does the bucket of {} exist, and may these credentials see it?", self.place);
         error.as_kind(ErrorKind::Unreachable).with_hint(hint)
     }
+}
+
+/// The body of an answer. Errors: `Corrupt` for more bytes than the server has announced: it may send without end.
+async fn body(key: &str, answer: GetResult) -> Result<Bytes> {
+    let describe = |error| failure::describe("read object", key, error);
+    if matches!(answer.payload, GetResultPayload::File(..)) {
+        return answer.bytes().await.map_err(describe);
+    }
+    let announced = answer.range.end.saturating_sub(answer.range.start);
+    let mut content = Vec::with_capacity(usize::try_from(announced).unwrap_or_default());
+    let mut pieces = answer.into_stream();
+    while let Some(piece) = pieces.try_next().await.map_err(describe)? {
+        if (content.len() + piece.len()) as u64 > announced {
+            let message = format!("could not read object \"{key}\": more came than the {announced} bytes it is long");
+            return Err(Error::corrupt(message));
+        }
+        content.extend_from_slice(&piece);
+    }
+    Ok(content.into())
 }
 
 /// Keys are used byte for byte: `Path::from` would percent-encode characters that Barman writes as they are.

@@ -10,6 +10,8 @@ use object_store::client::{
 };
 use tokio::sync::Notify;
 
+use super::bounded;
+
 /// With so many at once there is nothing left to hold back.
 const NO_LIMIT: usize = 64;
 
@@ -44,11 +46,10 @@ struct Throttled {
 impl HttpService for Throttled {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let turn = self.gate.enter().await;
-        let response = self.client.execute(request).await;
-        if let Ok(response) = &response {
-            turn.answered(response.status());
-        }
-        response
+        let is_object = bounded::asks_for_object(&request);
+        let response = self.client.execute(request).await?;
+        turn.answered(response.status());
+        if is_object && response.status().is_success() { Ok(response) } else { bounded::whole(response).await }
     }
 }
 

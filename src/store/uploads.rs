@@ -95,13 +95,12 @@ impl Store {
                 status if status.is_success() => {}
                 _ => return Err(answer.error(&doing)),
             }
-            let page = read_page(&answer.body)
-                .map_err(|cause| Error::new(ErrorKind::Unreachable, format!("{doing}: {cause}")))?;
-            let is_last = !page.is_truncated || page.upload.is_empty();
+            let (page, goes_on) = OpenUpload::of_page(&answer.body)
+                .map_err(|error| error.context(&doing).as_kind(ErrorKind::Unreachable))?;
+            let is_last = !goes_on || page.is_empty();
             // A server that does not filter must not lead us to another server's uploads.
-            let ours = page.upload.into_iter().filter(|upload| upload.key.starts_with(prefix));
             let before = uploads.len();
-            uploads.extend(ours.map(|upload| OpenUpload { key: upload.key, id: upload.id, begun: upload.initiated }));
+            uploads.extend(page.into_iter().filter(|upload| upload.key.starts_with(prefix)));
             if is_last || uploads.len() == before {
                 break;
             }
@@ -110,9 +109,14 @@ impl Store {
     }
 }
 
-fn read_page(body: &[u8]) -> Result<Page, String> {
-    let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
-    quick_xml::de::from_str(text).map_err(|error| error.to_string())
+impl OpenUpload {
+    /// The uploads on a page of S3's `ListMultipartUploads`, and whether there are more behind it. Errors: `Corrupt`.
+    pub fn of_page(xml: &[u8]) -> Result<(Vec<Self>, bool)> {
+        let text = std::str::from_utf8(xml).map_err(|error| Error::corrupt(error.to_string()))?;
+        let page: Page = quick_xml::de::from_str(text).map_err(|error| Error::corrupt(error.to_string()))?;
+        let upload = |upload: Upload| Self { key: upload.key, id: upload.id, begun: upload.initiated };
+        Ok((page.upload.into_iter().map(upload).collect(), page.is_truncated))
+    }
 }
 
 /// The store library writes a file under its name, `#` and a number, and gives it its own name when it is whole.
@@ -155,7 +159,7 @@ mod tests {
     #[test]
     fn a_page_of_uploads_is_read() {
         // The example in the S3 API reference, shortened.
-        let page = read_page(
+        let page = OpenUpload::of_page(
             br#"<?xml version="1.0" encoding="UTF-8"?>
             <ListMultipartUploadsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
               <Bucket>bucket</Bucket><KeyMarker/><UploadIdMarker/><NextKeyMarker>my-movie.m2ts</NextKeyMarker>
@@ -167,12 +171,13 @@ mod tests {
                 <Initiated>2010-11-10T20:48:33.000Z</Initiated></Upload>
             </ListMultipartUploadsResult>"#,
         );
-        let page = page.unwrap();
-        assert!(page.is_truncated);
-        assert_eq!(page.upload[1].key, "my-movie.m2ts");
-        assert_eq!(page.upload[0].initiated.to_rfc3339(), "2010-11-10T20:48:33+00:00");
-        assert!(!read_page(b"<ListMultipartUploadsResult></ListMultipartUploadsResult>").unwrap().is_truncated);
-        assert!(read_page(b"<html>").is_err());
+        let (uploads, goes_on) = page.unwrap();
+        assert!(goes_on);
+        assert_eq!(uploads[1].key, "my-movie.m2ts");
+        assert_eq!(uploads[0].begun.to_rfc3339(), "2010-11-10T20:48:33+00:00");
+        let empty = OpenUpload::of_page(b"<ListMultipartUploadsResult></ListMultipartUploadsResult>");
+        assert_eq!(empty.unwrap(), (Vec::new(), false));
+        assert!(OpenUpload::of_page(b"<html>").is_err());
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl RecordReader {
                 (PageFound::Unused, Place::Ended(_)) => {}
                 (PageFound::Unused, _) => self.place = Place::Ended(segment.end),
             }
-            address = Lsn(address.bytes().saturating_add(bytes.len() as u64));
+            address = behind(address, bytes.len());
         }
         match self.place {
             Place::Switched => {
@@ -190,7 +190,7 @@ impl RecordReader {
         self.check_timeline(segment.name, page, address)?;
         let Some(mut at) = self.continuation(segment, page, bytes, address)? else { return Ok(()) };
         while at < bytes.len() && matches!(self.place, Place::Between) {
-            let start = Lsn(address.bytes() + at as u64);
+            let start = behind(address, at);
             if self.until.is_some_and(|until| start >= until) {
                 self.place = Place::Done;
                 return Ok(());
@@ -207,7 +207,7 @@ impl RecordReader {
                 return Ok(());
             }
             at = at.next_multiple_of(ALIGNMENT);
-            self.record(segment, &record, Lsn(address.bytes() + at as u64))?;
+            self.record(segment, &record, behind(address, at))?;
         }
         Ok(())
     }
@@ -254,7 +254,7 @@ impl RecordReader {
                 }
                 let at = after(length);
                 if let Place::Inside(record) = std::mem::replace(&mut self.place, Place::Between) {
-                    self.record(segment, &record, Lsn(address.bytes() + at as u64))?;
+                    self.record(segment, &record, behind(address, at))?;
                 }
                 Ok(Some(at))
             }
@@ -266,7 +266,7 @@ impl RecordReader {
             _ => {
                 let at = after(expected as usize);
                 self.place = Place::Between;
-                segment.end = Lsn(address.bytes() + at as u64);
+                segment.end = behind(address, at);
                 Ok(Some(at))
             }
         }
@@ -349,6 +349,11 @@ impl SegmentFindings {
             self.last_commit_lsn = Some(record.start);
         }
     }
+}
+
+/// The place `bytes` behind `address`. The last segment there is ends where addresses do.
+fn behind(address: Lsn, bytes: usize) -> Lsn {
+    Lsn(address.bytes().saturating_add(bytes as u64))
 }
 
 fn hole(end: Lsn, goes_on: Lsn) -> Error {
