@@ -55,7 +55,10 @@ fn every_target_has_a_test_a_program_and_a_corpus() {
     for (name, _) in TARGETS {
         let program = fs::read_to_string(at(&format!("fuzz/bin/{name}.rs"))).expect("each target has a program");
         assert!(program.contains(&format!("run(\"{name}\", bytes)")), "{program}");
-        assert!(manifest.contains(&format!("[[bin]]\nname = \"{name}\"\n")), "fuzz/Cargo.toml does not name \"{name}\"");
+        assert!(
+            manifest.contains(&format!("[[bin]]\nname = \"{name}\"\n")),
+            "fuzz/Cargo.toml does not name \"{name}\""
+        );
     }
     let names: BTreeSet<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, TESTED.iter().copied().collect());

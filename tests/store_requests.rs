@@ -355,7 +355,7 @@ fn endless_server() -> (String, Arc<AtomicUsize>) {
             let head = "HTTP/1.1 200 OK\r\nETag: \"e\"\r\nLast-Modified: Mon, 23 Nov 2026 08:38:17 GMT\r\n\
                         Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
             let _ = (asked, socket.write_all(head.as_bytes()));
-            let chunk = [b"10000\r\n", &[b'x'; 1 << 16][..], b"\r\n"].concat();
+            let chunk = [b"10000\r\n", &vec![b'x'; 1 << 16][..], b"\r\n"].concat();
             while socket.write_all(&chunk).is_ok() {
                 counted.fetch_add(chunk.len(), Ordering::Relaxed);
             }

@@ -276,7 +276,8 @@ fn restored(backups: &[Backup], wal: &WalInventory, histories: &Histories) {
     let targets = [RecoveryTarget::Latest, RecoveryTarget::Immediate].into_iter().chain(times).chain(places);
     for target in targets.take(6) {
         for timeline in [TargetTimeline::Latest, TargetTimeline::Current] {
-            let request = TargetRequest { target: target.clone(), inclusive: true, timeline, action: TargetAction::Promote };
+            let request =
+                TargetRequest { target: target.clone(), inclusive: true, timeline, action: TargetAction::Promote };
             let input = PlanInput {
                 catalog: Catalog::new(backups.to_vec()),
                 inventory: wal.clone(),

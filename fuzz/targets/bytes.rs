@@ -68,7 +68,7 @@ pub fn wal(bytes: &[u8]) {
     }
     let first = reader.segment(name, &segment);
     if let Ok(found) = &first {
-        assert!(found.records as usize <= SEGMENT_BYTES / RECORD_HEADER_BYTES, "a record has a header");
+        assert!(found.records <= (SEGMENT_BYTES / RECORD_HEADER_BYTES) as u64, "a record has a header");
         assert!(found.first_commit.is_none() == found.last_commit.is_none(), "{found:?}");
         assert!(found.unused_from.is_none_or(|from| from >= name.start(size)), "{found:?}");
     }
@@ -90,8 +90,8 @@ fn mend_headers(segment: &mut [u8], length: usize) {
         page[4..8].copy_from_slice(&timeline);
         page[8..16].copy_from_slice(&start.wrapping_add((at * PAGE_BYTES) as u64).to_le_bytes());
     }
-    segment[32..36].copy_from_slice(&(SEGMENT_BYTES as u32).to_le_bytes());
-    segment[36..40].copy_from_slice(&(PAGE_BYTES as u32).to_le_bytes());
+    segment[32..36].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+    segment[36..40].copy_from_slice(&8192_u32.to_le_bytes());
 }
 
 /// Gives every record its checksum and the place of the one before it, and every page what is left of a record, for as long as
@@ -112,7 +112,8 @@ fn mend_records(segment: &mut [u8], length: usize) {
             if place % PAGE_BYTES == SHORT_HEADER_BYTES && done > 0 {
                 let page = place - SHORT_HEADER_BYTES;
                 segment[page + 2] = segment[page + 2] & !9 | 1;
-                segment[page + 16..page + 20].copy_from_slice(&((total - done) as u32).to_le_bytes());
+                let left = u32::try_from(total - done).expect("it is part of a u32");
+                segment[page + 16..page + 20].copy_from_slice(&left.to_le_bytes());
             }
         }
         for (index, byte) in previous.to_le_bytes().into_iter().enumerate() {
@@ -161,7 +162,9 @@ pub fn cluster_files(bytes: &[u8]) {
 
 fn pages(pieces: &[&[u8]], block_bytes: usize) -> barback::codec::page_checksum::PageFindings {
     let mut checker = PageChecker::new(block_bytes, u32::MAX - 1, Some(Lsn(1 << 40))).not_beyond(Lsn(1 << 41));
-    pieces.iter().for_each(|piece| checker.update(piece));
+    for piece in pieces {
+        checker.update(piece);
+    }
     checker.finish()
 }
 
@@ -262,7 +265,9 @@ pub fn decoders(bytes: &[u8]) {
             let again = compress(codec, None, content).expect("it can be compressed");
             assert_eq!(decompress(codec, &again, LIMIT_BYTES as u64).ok().as_ref(), Some(content));
         }
-        Err(_) => assert!(failed || begun.len() == LIMIT_BYTES, "what is refused whole is refused in a stream, or too long"),
+        Err(_) => {
+            assert!(failed || begun.len() == LIMIT_BYTES, "what is refused whole is refused in a stream, or too long");
+        }
     }
     let (trickled, same) = beginning(codec, Trickle(packed), LIMIT_BYTES);
     assert_eq!(same, failed, "a slow source reads like a fast one");

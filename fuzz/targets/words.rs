@@ -43,8 +43,10 @@ fn now() -> DateTime<Utc> {
 
 /// Words of a command line, one to a line, for both faces; and each as a time, an amount, a target and a policy.
 pub fn arguments(bytes: &[u8]) {
-    let words: Vec<OsString> = bytes.split(|byte| *byte == b'\n').take(16).map(|word| OsString::from_vec(word.to_vec())).collect();
-    let argv = [OsString::from("barback")].into_iter().chain(words.iter().filter(|word| !leads_elsewhere(word)).cloned());
+    let words: Vec<OsString> =
+        bytes.split(|byte| *byte == b'\n').take(16).map(|word| OsString::from_vec(word.to_vec())).collect();
+    let argv =
+        [OsString::from("barback")].into_iter().chain(words.iter().filter(|word| !leads_elsewhere(word)).cloned());
     let _ = native::parse(argv.collect(), &BTreeMap::new(), Zone::Fixed(utc())).is_ok();
     let program = Program::ALL[bytes.len() % Program::ALL.len()];
     let _ = call::parse(Asked { program, name: program.name(), columns: Some(bytes.len() % 200) }, &words).is_ok();
@@ -54,7 +56,8 @@ pub fn arguments(bytes: &[u8]) {
         amounts(&word);
         let target = RecoveryTarget::Name(word.to_string());
         let (inclusive, timeline) = (true, word.parse().unwrap_or(TargetTimeline::Latest));
-        let request = TargetRequest { target, inclusive, timeline, action: word.parse().unwrap_or(TargetAction::Pause) };
+        let request =
+            TargetRequest { target, inclusive, timeline, action: word.parse().unwrap_or(TargetAction::Pause) };
         if request.validate().is_ok() {
             assert!(request.settings(TimelineId::FIRST).iter().all(|(_, value)| !value.contains('\n')), "{word:?}");
         }

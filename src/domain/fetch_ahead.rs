@@ -124,7 +124,9 @@ impl Pace {
     fn and(self, waited_ms: Option<u64>) -> Self {
         match waited_ms {
             None => Self { ready: self.ready.saturating_add(1), ..self },
-            Some(waited) => Self { late: self.late.saturating_add(1), waited_ms: self.waited_ms.saturating_add(waited), ..self },
+            Some(waited) => {
+                Self { late: self.late.saturating_add(1), waited_ms: self.waited_ms.saturating_add(waited), ..self }
+            }
         }
     }
 

@@ -50,7 +50,10 @@ impl DrillChain {
         for link in links {
             faults.extend(missing(before.map_or(0, |before| before.sequence), link.sequence));
             faults.extend(own_fault(link));
-            faults.extend(digest_fault(link, before.filter(|before| link.sequence.checked_sub(1) == Some(before.sequence))));
+            faults.extend(digest_fault(
+                link,
+                before.filter(|before| link.sequence.checked_sub(1) == Some(before.sequence)),
+            ));
             before = Some(link);
         }
         Self {

@@ -238,7 +238,8 @@ mod tests {
     fn conditions_within_conditions_cost_no_stack() {
         let (open, close) = ("<And>".repeat(4000), "</And>".repeat(4000));
         let filter = format!("<Filter>{open}<Prefix>a/</Prefix>{close}</Filter>");
-        let xml = format!("<LifecycleConfiguration><Rule><Status>Enabled</Status>{filter}</Rule></LifecycleConfiguration>");
+        let xml =
+            format!("<LifecycleConfiguration><Rule><Status>Enabled</Status>{filter}</Rule></LifecycleConfiguration>");
         // Refused or not: what no server says need not be understood.
         let _ = BucketRule::of_s3(xml.as_bytes());
     }
