@@ -27,6 +27,7 @@ mod harness;
 mod harness_works;
 mod hostile_backup;
 mod house;
+mod least_privilege;
 mod page_checksums;
 mod point_in_time;
 mod recovery_interrupted;

@@ -43,7 +43,7 @@ fn azure_takes_a_key_a_signature_and_connection_strings_of_either() {
     ] {
         let options = on(&store, url, &variables);
         let opened = open(&options).unwrap();
-        assert_eq!(block_on(opened.probe()).unwrap(), Probe::Present, "{variables:?}");
+        assert_eq!(block_on(opened.probe("pfx/")).unwrap(), Probe::Present, "{variables:?}");
         block_on(opened.put("pfx/one", b"1".to_vec(), &Metadata::new())).unwrap();
         block_on(opened.list("pfx/", None, drop)).unwrap();
         block_on(opened.put("pfx/a b/ä&+#%", b"1".to_vec(), &Metadata::new())).unwrap();
@@ -54,7 +54,7 @@ fn azure_takes_a_key_a_signature_and_connection_strings_of_either() {
     }
     for variables in [("AZURE_STORAGE_KEY", wrong_key), ("AZURE_STORAGE_SAS_TOKEN", "sv=2021-10-04&sig=d3Jvbmc%3D")] {
         let opened = open(&on(&store, &url, &[variables])).unwrap();
-        let refused = block_on(opened.probe()).unwrap_err();
+        let refused = block_on(opened.probe("pfx/")).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
         let refused = block_on(opened.put("pfx/one", b"1".to_vec(), &Metadata::new())).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
@@ -104,7 +104,7 @@ fn azure_identities_are_asked_for_in_the_order_of_azures_own_libraries() {
     ] {
         let url = format!("{}/acc/{BUCKET}", azure.endpoint());
         let options = StoreOptions { azure_credential: which, ..on(&TestStore::directory(), &url, &variables) };
-        assert_eq!(block_on(open(&options).unwrap().probe()).unwrap(), Probe::Present, "{variables:?}");
+        assert_eq!(block_on(open(&options).unwrap().probe("pfx/")).unwrap(), Probe::Present, "{variables:?}");
         let seen = azure.requests().pop().unwrap();
         assert_eq!(seen.header("authorization"), Some(format!("Bearer token-of-{who}").as_str()), "{variables:?}");
     }
@@ -271,7 +271,7 @@ fn azure_behind_tls_is_trusted_with_the_bundle_that_its_own_libraries_read() {
     let authority = certificate.authority.display().to_string();
     let probe = |variables: &[(&str, &str)]| {
         let options = on(&store, &format!("{}/acc/{BUCKET}", server.endpoint()), variables);
-        block_on(open(&options).unwrap().probe())
+        block_on(open(&options).unwrap().probe("pfx/"))
     };
     let key = ("AZURE_STORAGE_KEY", "a2V5");
     assert!(probe(&[key]).unwrap_err().to_string().contains("certificate"));

@@ -32,9 +32,9 @@ fn a_container_is_there_or_not_and_can_be_made_twice() {
         // Nothing else takes a missing container for an empty one.
         let error = block_on(missing.list("pfx/", None, drop)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
-        block_on(missing.create_container()).unwrap();
+        block_on(missing.create_container("pfx/")).unwrap();
         assert_eq!(probe(&options), Probe::Present);
-        block_on(missing.create_container()).unwrap();
+        block_on(missing.create_container("pfx/")).unwrap();
         block_on(missing.put("pfx/one", b"1".to_vec(), &Metadata::new())).unwrap();
         assert_eq!(names(&missing, None), ["pfx/one"]);
     });
@@ -45,7 +45,7 @@ fn a_bucket_on_google_cloud_storage_belongs_to_a_project() {
     let store = TestStore::gcs(GcsServer::start());
     let mut options = store.options();
     options.place = sibling(&options.place);
-    let refused = block_on(open(&options).create_container()).unwrap_err();
+    let refused = block_on(open(&options).create_container("pfx/")).unwrap_err();
     assert!(refused.hint().unwrap().contains("GOOGLE_CLOUD_PROJECT"), "{refused}");
 }
 
@@ -64,13 +64,13 @@ fn nobody_listening_and_an_unknown_name_are_no_connection_and_everything_else_is
     }
     // It takes connections, and says nothing.
     options.endpoint_url = Some(format!("http://{}", silent.local_addr().unwrap()));
-    let error = block_on(open(&options).probe()).unwrap_err();
+    let error = block_on(open(&options).probe("pfx/")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
 
     options.endpoint_url = None;
     for (status, kind) in [(403, ErrorKind::Denied), (401, ErrorKind::Denied), (500, ErrorKind::Unreachable)] {
         s3.server().refuse_all(status);
-        let error = block_on(open(&options).probe()).unwrap_err();
+        let error = block_on(open(&options).probe("pfx/")).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().starts_with("could not look for bucket \"bkt\": "), "{error}");
     }
@@ -115,7 +115,7 @@ fn a_certificate_nobody_trusts_is_an_error_and_not_a_missing_connection() {
     let Some(certificate) = Certificate::make(&dir) else { return };
     let store = TestStore::s3(S3Server::with_tls(&certificate));
     let mut options = StoreOptions { retry_timeout_s: 0, ..store.options() };
-    let error = block_on(open(&options).probe()).unwrap_err();
+    let error = block_on(open(&options).probe("pfx/")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");
     options.ca_bundle = Some(certificate.authority);
@@ -369,7 +369,7 @@ fn open(options: &StoreOptions) -> Store {
 }
 
 fn probe(options: &StoreOptions) -> Probe {
-    block_on(open(options).probe()).unwrap()
+    block_on(open(options).probe("pfx/")).unwrap()
 }
 
 fn write_all(store: &TestStore, keys: &[String]) {

@@ -214,6 +214,7 @@ pub(super) async fn run(
     let Drilled { mut record, is_interrupted } = outcome?;
     let recorded =
         if is_recorded && !is_interrupted { drill_records::append(&archive, &mut record).await } else { Ok(()) };
+    let recorded = recorded.map_err(|error| error.context("the drill is not recorded"));
     let reported = match &report {
         None => Ok(()),
         Some(directory) => {

@@ -26,6 +26,15 @@ pub struct CatalogRecord {
     pub keep: Option<Keep>,
 }
 
+/// Which keep annotations are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    None,
+    /// Those in the second place too, where these credentials may read there.
+    Visible,
+    All,
+}
+
 /// Every entry of the catalogue, by id.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Records {
@@ -41,22 +50,32 @@ impl Records {
     /// As in Barman 3.19.1 every directory counts, a directory without `backup.info` is passed over, and damage is warned
     /// of. Errors: the store's; what could not be read is never left out.
     pub async fn load(archive: &Archive) -> Result<Self> {
-        Self::load_each(archive, false).await
+        Self::load_each(archive, Keeps::None).await
     }
 
     /// The same with keep annotations, which cost one or two small requests more for each backup.
     pub async fn load_with_keeps(archive: &Archive) -> Result<Self> {
-        Self::load_each(archive, true).await
+        Self::load_each(archive, Keeps::All).await
     }
 
-    async fn load_each(archive: &Archive, with_keeps: bool) -> Result<Self> {
+    /// The same with those that these credentials may see, for people to look at: nothing may be deleted by it.
+    pub async fn load_with_visible_keeps(archive: &Archive) -> Result<Self> {
+        Self::load_each(archive, Keeps::Visible).await
+    }
+
+    async fn load_each(archive: &Archive, keeps: Keeps) -> Result<Self> {
         let base = archive.prefix.base();
         let directories = archive.store.list_directories(&base).await?;
         let id_of = |directory: &String| Some(directory.strip_prefix(&base)?.trim_end_matches('/').to_owned());
         let mut ids: Vec<String> = directories.iter().filter_map(id_of).collect();
         ids.sort();
         let reads = ids.into_iter().map(async |id| {
-            let keep = async { if with_keeps { read_keep(archive, &id).await } else { Ok(None) } };
+            let keep = async {
+                match keeps {
+                    Keeps::None => Ok(None),
+                    Keeps::Visible | Keeps::All => read_keeps(archive, &id, keeps).await,
+                }
+            };
             let (record, keep) = futures::join!(read_record(archive, &id), keep);
             (record, keep, id)
         });
@@ -134,9 +153,19 @@ pub async fn find_record(archive: &Archive, word: &str) -> Result<Answer<BackupR
 /// The keep annotation of a backup: also where Barman 3.19.1 puts it for a URL that ends in `/`. Of two that differ the one
 /// that keeps more counts.
 pub async fn read_keep(archive: &Archive, id: &str) -> Result<Option<Keep>> {
+    read_keeps(archive, id, Keeps::All).await
+}
+
+async fn read_keeps(archive: &Archive, id: &str, keeps: Keeps) -> Result<Option<Keep>> {
     let keys = keep_keys(archive, id);
     let answers = futures::future::join_all(keys.iter().map(|key| read_annotation(archive, key))).await;
-    answers.into_iter().try_fold(None, |kept: Option<Keep>, answer| Ok(kept.max(answer?)))
+    // Rights for what lies below the server's prefix do not reach into the second place.
+    let is_hidden = |at: usize, answer: &Result<_>| {
+        let is_denied = matches!(answer, Err(error) if error.kind() == ErrorKind::Denied);
+        keeps == Keeps::Visible && at > 0 && is_denied
+    };
+    let mut visible = answers.into_iter().enumerate().filter(|(at, answer)| !is_hidden(*at, answer));
+    visible.try_fold(None, |kept: Option<Keep>, (_, answer)| Ok(kept.max(answer?)))
 }
 
 /// Every place where a backup's keep annotation may be, the first of them ours.

@@ -59,7 +59,7 @@ pub async fn append(archive: &Archive, record: &mut DrillRecord) -> Result<()> {
             return Ok(());
         }
     }
-    let message = format!("the drill is not recorded: other drills were recorded first, {ATTEMPTS} times");
+    let message = format!("other drills were recorded first, {ATTEMPTS} times");
     Err(Error::new(ErrorKind::Conflict, message))
 }
 

@@ -96,7 +96,10 @@ pub async fn expire(
     if request.dry_run || !has_work {
         return Ok(expired);
     }
-    let announced = Announced::begin(archive, lock_of(&expired.plan, request)).await?;
+    let lock = lock_of(&expired.plan, request);
+    prove_right_to_delete(archive, &lock).await?;
+    first.prove_keeps_were_seen()?;
+    let announced = Announced::begin(archive, lock).await?;
     let outcome = carry_out(request, &first, &announced, &mut expired, &interrupt).await;
     match &outcome {
         // A request without an answer may be carried out later: until then backups must see the lock.
@@ -106,6 +109,17 @@ pub async fn expire(
         _ => announced.end_unfinished().await,
     }
     outcome.map(|()| expired)
+}
+
+/// Deletes the lock that is not there yet. Without the right to, it would stay once it is, and hinder expiries on other hosts.
+async fn prove_right_to_delete(archive: &Archive, lock: &ExpiryLock) -> Result<()> {
+    archive.store.delete(&archive.prefix.expiry(&lock.id)).await.map_err(|error| {
+        if error.kind() != ErrorKind::Denied {
+            return error;
+        }
+        let error = error.context("nothing was deleted: these credentials may not delete");
+        error.with_hint("Use credentials that may; what they need is in docs/least-privilege.md.")
+    })
 }
 
 async fn carry_out(
@@ -119,6 +133,7 @@ async fn carry_out(
     let mut wal = WalObjects::up_to(announced.lock.wal_up_to.clone());
     // Whatever began before the lock was written is in this listing; what begins later sees the lock.
     let mut stock = Stock::take(archive, request, Some(&mut wal)).await?;
+    stock.prove_keeps_were_seen()?;
     stock.bounds.clone_from(&first.bounds);
     let again = stock.judge(request)?;
     let is_announced = |id: &String| announced.lock.backups.contains(id);
@@ -211,6 +226,14 @@ impl Stock {
             survey.remember(archive).await;
         }
         Ok(Self { survey, debris, orphans, has_dead_locks, bounds: BTreeMap::new(), wal_bytes, wish })
+    }
+
+    /// Errors: `Denied` where a backup may be kept by an annotation that these credentials may not see.
+    fn prove_keeps_were_seen(&self) -> Result<()> {
+        let Some(cause) = &self.survey.hidden_keeps else { return Ok(()) };
+        let message = format!("nothing was deleted: annotations that keep backups could not be looked for: {cause}");
+        Err(Error::new(ErrorKind::Denied, message)
+            .with_hint("Barman writes them there for a URL that ends in a slash: allow to list and to read them."))
     }
 
     fn judge(&self, request: &ExpireRequest) -> Result<ExpiryPlan> {

@@ -66,6 +66,15 @@ pub async fn keep(archive: &Archive, request: &KeepRequest) -> Result<Answer<Opt
     }
 }
 
+/// Whether there is an annotation in the second place; where these credentials may not look, it is left alone: the first says
+/// enough.
+async fn is_annotated(archive: &Archive, key: &str) -> Result<bool> {
+    match read_annotation(archive, key).await {
+        Err(error) if error.kind() == ErrorKind::Denied => Ok(false),
+        annotation => Ok(annotation?.is_some()),
+    }
+}
+
 async fn set(archive: &Archive, id: &str, keep: Keep, everywhere: bool) -> Result<Answer<Option<Keep>>> {
     let server = archive.prefix.server();
     let Some(record) = read_record(archive, id).await? else {
@@ -84,7 +93,7 @@ async fn set(archive: &Archive, id: &str, keep: Keep, everywhere: bool) -> Resul
     for key in others {
         // What is left there from before would count beside the new word. It is not deleted: there are servers to which both
         // places are the same.
-        if everywhere || read_annotation(archive, key).await?.is_some() {
+        if everywhere || is_annotated(archive, key).await? {
             archive.store.put(key, keep.word().into(), &Metadata::new()).await?;
         }
     }

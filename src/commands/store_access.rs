@@ -18,7 +18,7 @@ const HOST_NAME_CHARS: usize = 63;
 /// in it, into which nothing is written either: that is how a mount point looks whose archive is not mounted.
 pub(crate) async fn try_store(archive: &Archive) -> Result<StoreFacts> {
     let store = &archive.store;
-    match store.probe().await {
+    match store.probe(&archive.prefix.root()).await {
         Ok(Probe::Present) => {}
         Ok(Probe::Absent) => return Err(absent(store)),
         Ok(Probe::NoConnection(cause)) => return Err(Error::new(ErrorKind::Unreachable, cause)),

@@ -72,6 +72,9 @@ pub struct Survey {
     pub stranger_count: u64,
     /// The first keys of WAL objects of no bytes.
     pub empty_wal: Vec<String>,
+    /// Why these credentials may not look for keep annotations that Barman 3.19.1 writes for a URL that ends in `/`: nothing may
+    /// be deleted by this survey then.
+    pub hidden_keeps: Option<String>,
     /// What the objects of unreadable backups come to.
     unreadable_bytes: u64,
     /// The texts that were read, for the next survey.
@@ -178,8 +181,14 @@ pub async fn survey_with(
         }
     };
     let wals = list_wals(archive, &take_wal);
-    let elsewhere = slashed_keeps(archive);
-    let (slashed, others, cache, ..) =
+    let elsewhere = async {
+        match slashed_keeps(archive).await {
+            Ok(keeps) => Ok((keeps, None)),
+            Err(error) if error.kind() == ErrorKind::Denied => Ok((BTreeMap::new(), Some(error.to_string()))),
+            Err(error) => Err(error),
+        }
+    };
+    let ((slashed, hidden_keeps), others, cache, ..) =
         futures::try_join!(elsewhere, others(archive), load_cache(archive), base, ours, wals)?;
     let mut found = found.into_inner();
     if found.is_empty() && matches!(archive.store.place(), Place::Directory(_)) {
@@ -201,6 +210,7 @@ pub async fn survey_with(
         stranger_count: found.strangers.count,
         strangers: found.strangers.named,
         empty_wal: found.empty_wal,
+        hidden_keeps,
         unreadable_bytes: 0,
         cache: CatalogCache::default(),
         read: 0,

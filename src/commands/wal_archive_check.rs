@@ -15,9 +15,10 @@ use crate::store::{Listed, Probe};
 ///
 /// Refused, in Barman's words: there is some (`Operation`), or there is no connection (`Network`).
 pub async fn wal_archive_check(archive: &Archive, timeline: Option<u32>) -> Result<Answer<()>> {
-    match archive.store.probe().await? {
+    let root = archive.prefix.root();
+    match archive.store.probe(&root).await? {
         Probe::Present => {}
-        Probe::Absent => archive.store.create_container().await?,
+        Probe::Absent => archive.store.create_container(&root).await?,
         Probe::NoConnection(cause) => {
             let text = format!("Can't connect to cloud provider: {cause}");
             return Ok(Answer::Refused(Refusal { text, kind: RefusalKind::Network }));

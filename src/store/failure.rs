@@ -29,7 +29,12 @@ pub(super) fn describe(doing: &str, key: &str, error: object_store::Error) -> Er
     };
     let cause = match kind {
         ErrorKind::NotFound => "it is not there".to_owned(),
-        _ => root_cause(&error),
+        _ => {
+            let said = innermost(&error).to_string();
+            one_line(&brief(
+                said.strip_prefix(&format!("DeleteObjects request failed for key {key}: ")).unwrap_or(&said),
+            ))
+        }
     };
     Error::new(kind, format!("could not {doing} \"{key}\": {cause}")).with_source(error)
 }
@@ -50,11 +55,14 @@ pub(super) fn is_busy(error: &object_store::Error) -> bool {
     matches!(error, object_store::Error::AlreadyExists { .. }) && !condition_failed(error)
 }
 
-/// True for HTTP status 401 and 403 where the store library keeps the status in its text alone: for listings.
+/// True for HTTP status 401 and 403 where the store library keeps the status in its text alone: for listings, and for objects
+/// deleted with others.
 fn was_refused(error: &object_store::Error) -> bool {
     let said = ["401", "403"].map(|status| format!("Server returned non-2xx status code: {status} "));
     let is_generic = matches!(error, object_store::Error::Generic { .. });
-    is_generic && said.iter().any(|said| root_cause(error).starts_with(said.as_str()))
+    let cause = root_cause(error);
+    // The answer to a deletion of several has one code for each object.
+    is_generic && (said.iter().any(|said| cause.starts_with(said.as_str())) || cause.ends_with("(code: AccessDenied)"))
 }
 
 /// True when the server cannot have an object of this name at all: `MinIO` about keys with an empty directory name in them.
@@ -118,11 +126,30 @@ pub(super) fn foreign_encryption(place: &Place) -> Error {
 
 /// The innermost cause, on one line: the outer ones repeat the request.
 pub(super) fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    one_line(&innermost(error).to_string())
+}
+
+fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    one_line(&innermost.to_string())
+    innermost
+}
+
+/// An answer of a store without its document: the status, and of S3's, Azure's and Google's error documents the code and the
+/// message. What else is in them is ids of requests.
+pub(super) fn brief(said: &str) -> String {
+    let said = said.replace("Server returned non-2xx status code: ", "the store answered ");
+    let text = |name: &str| {
+        let (_, rest) = said.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(text, _)| text.trim().to_owned())
+    };
+    let (Some(code), Some((status, _))) = (text("Code"), said.split_once('<')) else { return said };
+    // Azure's messages go on, after a line break, with an id and a time.
+    let message = text("Message").and_then(|message| message.lines().next().map(str::to_owned)).unwrap_or_default();
+    let parts = [status.trim().trim_end_matches(':'), &code, &message];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
 }
 
 /// `text` without line breaks, and not too much of it.
@@ -131,5 +158,30 @@ pub(super) fn one_line(text: &str) -> String {
     match line.char_indices().nth(CAUSE_LIMIT_CHARS) {
         Some((end, _)) => format!("{} …", &line[..end]),
         None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_error_document_the_code_and_the_message_are_told() {
+        for (said, expected) in [
+            (
+                "Server returned non-2xx status code: 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>AccessDenied</Code>\
+                 <Message>Access Denied.</Message><RequestId>18EB</RequestId></Error>",
+                "the store answered 403 Forbidden: AccessDenied: Access Denied.",
+            ),
+            (
+                "<?xml version=\"1.0\"?><Error><Code>AuthorizationFailure</Code><Message>No.\nRequestId:1\nTime:2</Message></Error>",
+                "AuthorizationFailure: No.",
+            ),
+            ("Server returned non-2xx status code: 403 Forbidden: ", "the store answered 403 Forbidden: "),
+            ("connection refused", "connection refused"),
+            ("<html>no</html>", "<html>no</html>"),
+        ] {
+            assert_eq!(brief(said), expected);
+        }
     }
 }

@@ -237,10 +237,18 @@ impl Store {
     /// tell them apart), or that none of its objects can be called so; `Corrupt` beyond the limit.
     pub async fn get(&self, key: &str, limit_bytes: u64) -> Result<Fetched> {
         let describe = |error| failure::describe("read object", key, error);
-        let answer = self.objects.get_opts(&path_of(key)?, GetOptions::default()).await.map_err(|error| {
-            let absent = failure::no_such_name(&error);
-            if absent { describe(error).as_kind(ErrorKind::NotFound) } else { describe(error) }
-        })?;
+        let answer = match self.objects.get_opts(&path_of(key)?, GetOptions::default()).await {
+            Ok(answer) => answer,
+            Err(error) if failure::no_such_name(&error) => return Err(describe(error).as_kind(ErrorKind::NotFound)),
+            Err(error) => {
+                let error = describe(error);
+                if self.is_absent_though_denied(key, &error).await {
+                    let message = format!("could not read object \"{key}\": it is not there");
+                    return Err(Error::new(ErrorKind::NotFound, message));
+                }
+                return Err(error);
+            }
+        };
         if answer.meta.size > limit_bytes {
             let message = format!(
                 "could not read object \"{key}\": it is {} bytes long, at most {limit_bytes} are expected",
@@ -267,8 +275,23 @@ impl Store {
         match self.objects.get_opts(&path_of(key)?, options).await {
             Ok(answer) => Ok(Some((answer.meta.size, self.labels.metadata(&answer.attributes)))),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(failure::describe("look for object", key, error)),
+            Err(error) => {
+                let error = failure::describe("look for object", key, error);
+                if self.is_absent_though_denied(key, &error).await { Ok(None) } else { Err(error) }
+            }
         }
+    }
+
+    /// S3 refuses to say that an object is not there to those who may list a part of the bucket only. They may ask the listing
+    /// of that part, which is never behind.
+    async fn is_absent_though_denied(&self, key: &str, error: &Error) -> bool {
+        if error.kind() != ErrorKind::Denied || !matches!(self.place, Place::S3 { .. }) {
+            return false;
+        }
+        let (directory, name) = key.rsplit_once('/').map_or(("", key), |(directory, name)| (directory, name));
+        let directory = if directory.is_empty() { String::new() } else { format!("{directory}/") };
+        let listed = self.list_names(&directory, name).await;
+        listed.is_ok_and(|listed| listed.iter().all(|object| object.key != key))
     }
 
     /// A "not found" for a request that cannot miss an object means that the bucket itself is not there.

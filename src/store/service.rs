@@ -82,18 +82,18 @@ pub(super) struct Answer {
 }
 
 impl Store {
-    /// Asks whether the bucket or container is there: one request, tried again for as long as any other. It takes the right to
-    /// list, and no other.
+    /// Asks whether the bucket or container is there: one request, tried again for as long as any other, and on S3 a second
+    /// where the first is refused. It takes the right to list what begins with `within`, and no other.
     ///
     /// Errors: `Denied` where the store refuses to say; `Unreachable` for whatever else is no answer.
-    pub async fn probe(&self) -> Result<Probe> {
+    pub async fn probe(&self, within: &str) -> Result<Probe> {
         if let Service::Directory(root) = &*self.service {
             return Ok(if root.is_dir() { Probe::Present } else { Probe::Absent });
         }
+        let few = Target::Listing(within);
         let (method, target) = match &*self.service {
-            // On S3 the right to list a bucket is that to look at it.
             Service::S3 { .. } => (Method::HEAD, Target::Container),
-            _ => (Method::GET, Target::Listing(self.place.prefix())),
+            _ => (Method::GET, few),
         };
         let answer = match self.service.exchange(&method, target, Bytes::new(), self.retry_timeout).await? {
             Ok(answer) => answer,
@@ -110,6 +110,12 @@ impl Store {
         match answer.status {
             status if status.is_success() => Ok(Probe::Present),
             StatusCode::NOT_FOUND => Ok(Probe::Absent),
+            // The right to list a bucket is that to look at it; one to list a part of it is not.
+            StatusCode::FORBIDDEN
+                if method == Method::HEAD && self.ask(&Method::GET, few).await?.status.is_success() =>
+            {
+                Ok(Probe::Present)
+            }
             _ => Err(self.refused("look for", &answer)),
         }
     }
@@ -117,7 +123,7 @@ impl Store {
     /// Makes the bucket or container, private and without further settings; one that is there already is as good.
     ///
     /// Errors: `Denied`, `Conflict` where the name is somebody else's, `Unreachable`.
-    pub async fn create_container(&self) -> Result<()> {
+    pub async fn create_container(&self, within: &str) -> Result<()> {
         let body = match &*self.service {
             // Opening it made it, or failed.
             Service::Directory(_) => return Ok(()),
@@ -130,7 +136,7 @@ impl Store {
         let answer = self.service.exchange(&Method::PUT, Target::Container, body, self.retry_timeout).await?;
         let answer = answer.map_err(|error| self.broken("create", &error))?;
         // Whoever may not make it, or comes second, may still use it.
-        if answer.status.is_success() || matches!(self.probe().await, Ok(Probe::Present)) {
+        if answer.status.is_success() || matches!(self.probe(within).await, Ok(Probe::Present)) {
             return Ok(());
         }
         let error = self.refused("create", &answer);
@@ -196,7 +202,7 @@ impl Answer {
             StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => ErrorKind::Conflict,
             _ => ErrorKind::Unreachable,
         };
-        let said = failure::one_line(&String::from_utf8_lossy(&self.body));
+        let said = failure::one_line(&failure::brief(&String::from_utf8_lossy(&self.body)));
         let colon = if said.is_empty() { "" } else { ": " };
         Error::new(kind, format!("{doing}: the server answered {}{colon}{said}", self.status))
     }
@@ -321,7 +327,11 @@ async fn s3_url(bucket: &AmazonS3, target: Target<'_>) -> Result<url::Url> {
         url.set_path(&plain);
     }
     match target {
-        Target::Container | Target::Listing(_) | Target::Object(_) => {}
+        Target::Container | Target::Object(_) => {}
+        Target::Listing(prefix) => {
+            url.set_query(Some("list-type=2&max-keys=1"));
+            url.query_pairs_mut().append_pair("prefix", prefix);
+        }
         Target::About(setting) => url.set_query(Some(setting)),
         Target::Uploads { prefix, after, at_most } => {
             url.set_query(Some("uploads"));

@@ -11,11 +11,14 @@ use object_store::client::{HttpConnector as _, HttpRequestBody, ReqwestConnector
 
 use super::directory::TestDir;
 use super::process::{Run, Running};
-use super::s3_server::{ACCESS_KEY, BUCKET, SECRET_KEY, block_on};
+use super::s3_server::{ACCESS_KEY, BUCKET, SECRET_KEY, block_on, signed, signed_for};
 use super::skip::skip;
 
 /// From start to the first answer, on a machine busy with other tests.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// What a form's body is called.
+const FORM: &str = "application/x-www-form-urlencoded";
 
 /// MinIO on one drive with the bucket `bkt`; stopped and removed on drop.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ pub struct Minio {
     port: u16,
     /// Held so that they are stopped and removed on drop.
     _server: Running,
-    _dir: TestDir,
+    dir: TestDir,
 }
 
 impl Minio {
@@ -53,7 +56,10 @@ impl Minio {
                 .in_dir(dir.path())
                 .start();
             if answers_in_time(port, &mut server) {
-                return Some(Self { port, _server: server, _dir: dir });
+                let minio = Self { port, _server: server, dir };
+                // It calls itself ready some time before it answers.
+                signed(&minio.env(), "GET", &format!("/{BUCKET}?list-type=2&max-keys=1"), &[], "");
+                return Some(minio);
             }
         }
         panic!("could not start MinIO \"{}\" in \"{}\"", program.display(), dir.path().display());
@@ -76,6 +82,52 @@ impl Minio {
         let client = ReqwestConnector::default().connect(&ClientOptions::new().with_allow_http(true)).unwrap();
         let status = block_on(async { client.execute(request).await.unwrap().status() });
         assert!(status.is_success(), "MinIO did not take the rules: {status}");
+    }
+
+    /// The same variables for somebody who may do what `policy` says, an AWS policy of at most 2048 characters, and nothing else:
+    /// a session of this server's owner that the server itself holds to it.
+    pub fn env_of(&self, policy: &str) -> Vec<(String, String)> {
+        let policy: serde_json::Value = serde_json::from_str(policy).unwrap();
+        let body = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("Action", "AssumeRole")
+            .append_pair("Version", "2011-06-15")
+            .append_pair("DurationSeconds", "3600")
+            .append_pair("Policy", &policy.to_string())
+            .finish();
+        let answer = signed_for("sts", &self.env(), "POST", "/", &[("content-type", FORM)], &body);
+        let text = |name: &str| {
+            let (_, rest) = answer.split_once(&format!("<{name}>")).unwrap_or_else(|| panic!("no {name}: {answer}"));
+            rest.split_once("</").unwrap().0.to_owned()
+        };
+        let mut env = self.env();
+        for (variable, name) in [
+            ("AWS_ACCESS_KEY_ID", "AccessKeyId"),
+            ("AWS_SECRET_ACCESS_KEY", "SecretAccessKey"),
+            ("AWS_SESSION_TOKEN", "SessionToken"),
+        ] {
+            env.retain(|(known, _)| known != variable);
+            env.push((variable.to_owned(), text(name)));
+        }
+        env
+    }
+
+    /// How many uploads in parts are open, seen on the drive: `MinIO` lists them for one key at a time only.
+    pub fn open_uploads(&self) -> usize {
+        let below = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let objects = below(self.dir.join("data/.minio.sys/multipart"));
+        objects.flat_map(below).filter(|upload| upload.is_dir()).count()
+    }
+
+    /// Makes a bucket whose objects are locked for so many days from when they are written.
+    pub fn make_locked_bucket(&self, name: &str, days: u32) {
+        let env = self.env();
+        signed(&env, "PUT", &format!("/{name}"), &[("x-amz-bucket-object-lock-enabled", "true")], "");
+        let rule = format!(
+            "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
+             <Mode>GOVERNANCE</Mode><Days>{days}</Days></DefaultRetention></Rule></ObjectLockConfiguration>"
+        );
+        let digest = base64(ring::digest::digest(&ring::digest::SHA256, rule.as_bytes()).as_ref());
+        signed(&env, "PUT", &format!("/{name}?object-lock"), &[("x-amz-checksum-sha256", &digest)], &rule);
     }
 
     /// The variables that lead any S3 client to this server.

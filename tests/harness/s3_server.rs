@@ -323,6 +323,18 @@ pub fn s3_client(env: &[(String, String)]) -> AmazonS3 {
 
 /// Sends a request that no client of the library makes, signed; panics unless it succeeds.
 pub fn signed(env: &[(String, String)], method: &str, path: &str, headers: &[(&str, &str)], body: &str) {
+    signed_for("s3", env, method, path, headers, body);
+}
+
+/// The same for another service; gives what is answered.
+pub fn signed_for(
+    service: &str,
+    env: &[(String, String)],
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> String {
     // Ready for use: its client needs the same provider.
     let _ = s3_client(env).to_string();
     let get = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap();
@@ -336,20 +348,20 @@ pub fn signed(env: &[(String, String)], method: &str, path: &str, headers: &[(&s
             request = request.header(*name, *value);
         }
         let mut request = request.body(HttpRequestBody::from(body.to_owned())).unwrap();
-        AwsAuthorizer::new(&credential, "s3", "us-east-1").try_authorize(&mut request, None).unwrap();
+        AwsAuthorizer::new(&credential, service, "us-east-1").try_authorize(&mut request, None).unwrap();
         let (status, said) = block_on(async {
             let answer = client.execute(request).await.unwrap();
             (answer.status(), answer.into_body().bytes().await.unwrap())
         });
         if status.is_success() {
-            return;
+            return String::from_utf8_lossy(&said).into_owned();
         }
-        assert!(
-            tries_left > 0 && status == http::StatusCode::SERVICE_UNAVAILABLE,
-            "{method} {path}: {status} {said:?}"
-        );
+        let is_early = status == http::StatusCode::SERVICE_UNAVAILABLE
+            || String::from_utf8_lossy(&said).contains("Server not initialized");
+        assert!(tries_left > 0 && is_early, "{method} {path}: {status} {said:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
+    unreachable!("the last try returns or panics")
 }
 
 /// Runs one future to its end, for tests that are not async themselves.

@@ -69,7 +69,7 @@ impl Run<'_> {
                 let Some(archive) = self.open(retry::OTHER_S, Traffic::SMALL_READS).await? else { return Ok(()) };
                 // Only the table shows what is kept; looking costs two requests for each backup.
                 let records = match format {
-                    Format::Console => Records::load_with_keeps(&archive).await?,
+                    Format::Console => Records::load_with_visible_keeps(&archive).await?,
                     Format::Json => Records::load(&archive).await?,
                 };
                 output::list(out, *format, records.backups.iter().map(|backup| (&backup.record, backup.keep)))?;
@@ -222,7 +222,7 @@ impl Run<'_> {
 
 /// Whether the bucket is there.
 async fn probe(archive: &Archive) -> Result<bool, Stop> {
-    match archive.store.probe().await? {
+    match archive.store.probe(&archive.prefix.root()).await? {
         Probe::Present => Ok(true),
         Probe::Absent => Ok(false),
         Probe::NoConnection(cause) => Err(Stop::no_connection(&cause)),
