@@ -28,5 +28,6 @@ pub mod domain;
 pub mod error;
 pub mod layout;
 pub mod postgres;
+pub mod secret;
 pub mod store;
 pub mod wal;

@@ -66,18 +66,17 @@ fn archive_timeout() -> ClusterOptions {
     ClusterOptions::default().set("archive_timeout", "60")
 }
 
-/// A cluster whose `archive_command` is this one.
-fn cluster_with(site: &Site, command: &str) -> Cluster {
-    let options = archive_timeout().set("archive_mode", "on").set("archive_command", command);
+/// A cluster whose `archive_command` is this one, with what leads to the store in its environment.
+fn cluster_with(site: &Site, env: &[(String, String)], command: &str) -> Cluster {
+    let options = archive_timeout().set("archive_mode", "on").set("archive_command", command).envs(env);
     let mut cluster = Cluster::init(&site.dir, &site.version, options);
     cluster.start();
     cluster
 }
 
 /// What archives into the site's store, in the words that a site gives its clusters.
-fn archive_command(site: &Site, env: &[(String, String)]) -> String {
-    let env: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    format!("env {} {} --store {} wal-archive %p", env.join(" "), barback_binary().display(), site.store)
+fn archive_command(site: &Site) -> String {
+    format!("{} --store {} wal-archive %p", barback_binary().display(), site.store)
 }
 
 fn switch_wal(cluster: &Cluster) -> String {
@@ -176,7 +175,7 @@ fn an_archive_command_that_swallows_errors_is_found_though_failed_count_is_zero(
     for_each_version(|version| {
         let s3 = S3Server::start();
         let site = Site::on_s3(version, &s3);
-        let cluster = cluster_with(&site, &format!("{} || true", archive_command(&site, &s3.env())));
+        let cluster = cluster_with(&site, &s3.env(), &format!("{} || true", archive_command(&site)));
         site.backup(&cluster);
         cluster.archive_everything();
         // The store refuses, as it does once a certificate or a key has run out.
@@ -199,10 +198,10 @@ fn a_script_that_ends_with_0_whatever_happened_is_found_by_what_the_bucket_holds
     let Some(version) = newest() else { return };
     let s3 = S3Server::start();
     let site = Site::on_s3(&version, &s3);
-    let command = archive_command(&site, &s3.env()).replace("%p", "\"$1\"");
+    let command = archive_command(&site).replace("%p", "\"$1\"");
     let script = site.dir.write("archive.sh", format!("#!/bin/sh\n{command} 2>/dev/null\nexit 0\n"));
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let cluster = cluster_with(&site, &format!("{} %p", script.display()));
+    let cluster = cluster_with(&site, &s3.env(), &format!("{} %p", script.display()));
     site.backup(&cluster);
     cluster.archive_everything();
     assert_eq!(check(&site, &cluster).worse(), [("unknown", "lifecycle"), ("warning", "archive-command")]);
@@ -219,7 +218,7 @@ fn a_cluster_that_never_archived_is_not_called_healthy() {
     for_each_version(|version| {
         let s3 = S3Server::start();
         let site = Site::on_s3(version, &s3);
-        let mut cluster = cluster_with(&site, "");
+        let mut cluster = cluster_with(&site, &s3.env(), "");
         site.backup(&cluster);
         switch_wal(&cluster);
         assert_eq!(cluster.psql("SELECT failed_count FROM pg_stat_archiver"), "0", "PostgreSQL calls that no failure");
@@ -492,12 +491,12 @@ fn segments_that_a_failover_left_behind_are_found_though_marked_as_done() {
         let s3 = S3Server::start();
         let site = Site::on_s3(version, &s3);
         // The old primary has stopped archiving; its standby streams what it writes.
-        let options = archive_timeout().set("archive_mode", "on").set("archive_command", "false");
+        let options = archive_timeout().set("archive_mode", "on").set("archive_command", "false").envs(&s3.env());
         let mut primary = Cluster::init(&site.dir, version, options.set("wal_keep_size", "1GB"));
         primary.start();
         site.backup(&primary);
         let mut standby = Cluster::standby_of(&primary, &site.dir, "standby");
-        standby.append_settings(&[("archive_command".into(), archive_command(&site, &s3.env()))]);
+        standby.append_settings(&[("archive_command".into(), archive_command(&site))]);
         standby.start();
         let said = check(&site, &standby);
         assert!(said.what("archive-mode").contains("standby"), "{}", said.what("archive-mode"));

@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 const MAX_PRODUCTION_LINES: usize = 500;
 
 /// Which modules of the crate a module may name, beside itself. `lib.rs` may name all.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("error", &[]),
+    ("secret", &[]),
     ("domain", &["error"]),
     ("layout", &["domain", "error"]),
     ("wal", &["domain", "error"]),
     ("codec", &["layout", "wal", "domain", "error"]),
     ("disk", &["error"]),
-    ("store", &["disk", "error"]),
-    ("postgres", &["disk", "layout", "wal", "domain", "error"]),
-    ("commands", &["store", "postgres", "disk", "codec", "layout", "wal", "domain", "error"]),
-    ("cli", &["commands", "store", "postgres", "disk", "codec", "layout", "wal", "domain", "error"]),
+    ("store", &["disk", "secret", "error"]),
+    ("postgres", &["disk", "layout", "wal", "domain", "secret", "error"]),
+    ("commands", &["store", "postgres", "disk", "codec", "layout", "wal", "domain", "secret", "error"]),
+    ("cli", &["commands", "store", "postgres", "disk", "codec", "layout", "wal", "domain", "secret", "error"]),
     ("main", &["cli", "error"]),
 ];
 

@@ -10,7 +10,7 @@ use crate::harness::{Certificate, Filling, Run, S3Server, TestDir, barback, segm
 const SEGMENT: &str = "000000010000000000000005";
 const OBJECT: &str = "wals/0000000100000000/000000010000000000000005.zst";
 /// The harness's servers take these.
-const KEYS: (&str, &str) = ("testkey", "testsecret");
+const KEYS: (&str, &str) = ("testkey", "sk-that-nobody-may-print-8Wq3");
 
 #[test]
 fn a_profile_gives_credentials_and_region() {

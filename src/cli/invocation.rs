@@ -20,7 +20,7 @@ use crate::domain::compression::Compression;
 use crate::domain::recovery_target::TargetRequest;
 use crate::domain::segment::WalFileName;
 use crate::error::{Error, Result};
-use crate::store::{AzureCredential, Encryption};
+use crate::store::{AzureCredential, Encryption, ReadableByOthers};
 
 /// A parsed command line. Only [`Invocation::Run`] has read configuration: the others work on a host
 /// whose configuration is broken.
@@ -96,6 +96,8 @@ pub struct StoreSettings {
     pub azure_credential: Option<AzureCredential>,
     /// Where what was learned about a store may be remembered between calls.
     pub cache_dir: Option<PathBuf>,
+    /// What is done with files of credentials that everybody may read.
+    pub readable_credentials: ReadableByOthers,
 }
 
 /// How an S3 bucket's name gets into the URL.

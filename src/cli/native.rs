@@ -217,6 +217,7 @@ fn store_settings(merged: &Layer) -> Result<StoreSettings> {
         retry_timeout_s: merged.retry_timeout_s.unwrap_or(DEFAULT_RETRY_TIMEOUT_S),
         cache_dir: merged.cache_dir.clone(),
         // Words of Barman's commands; here the bucket's own rules do.
+        readable_credentials: crate::store::ReadableByOthers::Refuse,
         read_timeout_s: None,
         tags: Vec::new(),
         encryption: None,

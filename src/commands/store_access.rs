@@ -31,7 +31,9 @@ pub(crate) async fn try_store(archive: &Archive) -> Result<StoreFacts> {
     }
     let key = format!("{}check-probe-{}", archive.prefix.ours(), host_name());
     let mut tries = Tries { archive, key, rights: Vec::new(), is_create_only_honoured: None, leftover: None };
-    let (clock_ahead, rules, ()) = futures::join!(store.clock_ahead(), store.bucket_rules(), tries.run());
+    let (greeting, rules, locks, ()) =
+        futures::join!(store.greeting(), store.bucket_rules(), store.can_lock(), tries.run());
+    let greeting = greeting?;
     Ok(StoreFacts {
         kind: match store.place() {
             Place::S3 { .. } => StoreKind::S3,
@@ -43,7 +45,10 @@ pub(crate) async fn try_store(archive: &Archive) -> Result<StoreFacts> {
         root: archive.prefix.root(),
         rights: tries.rights,
         is_create_only_honoured: tries.is_create_only_honoured,
-        clock_ahead: clock_ahead?,
+        clock_ahead: greeting.clock_ahead,
+        server: greeting.server,
+        lacks_batches: store.lacks_batches(),
+        can_lock: locks.ok(),
         lifecycle: match rules {
             Ok(None) => Lifecycle::None,
             Ok(Some(rules)) => Lifecycle::Known(rules.into_iter().map(lifecycle_rule).collect()),

@@ -84,6 +84,12 @@ pub struct StoreFacts {
     pub rights: Vec<(Right, Attempt)>,
     /// Whether a create-only put replaces nothing; none when that was not seen.
     pub is_create_only_honoured: Option<bool>,
+    /// What the server calls itself.
+    pub server: Option<String>,
+    /// Whether several objects cannot be deleted with one request, and are deleted one by one.
+    pub lacks_batches: bool,
+    /// Whether objects can be locked; none where that was not answered.
+    pub can_lock: Option<bool>,
     /// The store's clock less this host's.
     pub clock_ahead: Option<TimeDelta>,
     /// What the bucket does by itself.
@@ -102,6 +108,7 @@ const SKEW_WARNING: TimeDelta = TimeDelta::seconds(30);
 #[must_use]
 pub fn findings(facts: &StoreFacts) -> Vec<Finding> {
     let mut findings = vec![Finding::good("store-reachable", format!("{} answers", facts.place))];
+    findings.extend(dialect(facts));
     findings.extend(clock(facts));
     if facts.is_refused_for_its_clock() {
         let what = "the store refuses every request as long as the clocks differ";
@@ -226,6 +233,47 @@ impl StoreFacts {
     }
 }
 
+/// Which server it is, and what of the protocol it takes. Nothing of a directory.
+fn dialect(facts: &StoreFacts) -> Option<Finding> {
+    let protocol = match facts.kind {
+        StoreKind::S3 => "S3",
+        StoreKind::Azure => "Azure Blob Storage",
+        StoreKind::Gcs => "Google Cloud Storage",
+        StoreKind::Directory => return None,
+    };
+    let said = facts.server.as_deref().unwrap_or_default();
+    // Their own words for themselves.
+    let known = [
+        ("AmazonS3", "AWS"),
+        ("MinIO", "MinIO"),
+        ("Ceph", "Ceph"),
+        ("cloudflare", "Cloudflare"),
+        ("Azurite", "Azurite"),
+        ("Windows-Azure-Blob", "Azure"),
+        ("UploadServer", "Google"),
+    ];
+    let name = known.iter().find(|(word, _)| said.starts_with(word)).map(|(_, name)| (*name).to_owned());
+    let name = name.unwrap_or_else(|| match said {
+        "" => "a server that does not say its name".to_owned(),
+        said => format!("a server that calls itself \"{}\"", said.escape_debug()),
+    });
+    let mut says = vec![format!("{name} speaks {protocol}")];
+    says.extend(facts.is_create_only_honoured.map(|is_honoured| {
+        if is_honoured { "honours create-only puts".to_owned() } else { "ignores create-only puts".to_owned() }
+    }));
+    if facts.kind == StoreKind::S3 {
+        says.extend(matches!(facts.attempt(Right::DeleteBatch), Some(Attempt::Allowed)).then(|| {
+            let how =
+                if facts.lacks_batches { "deletes objects one by one" } else { "deletes a thousand objects at once" };
+            how.to_owned()
+        }));
+        says.extend(
+            facts.can_lock.map(|can| if can { "may lock objects".to_owned() } else { "locks no objects".to_owned() }),
+        );
+    }
+    Some(Finding::good("dialect", says.join(", ")))
+}
+
 fn clock(facts: &StoreFacts) -> Option<Finding> {
     let ahead = facts.clock_ahead?;
     let code = "clock-skew";
@@ -313,6 +361,9 @@ mod tests {
             root: "pfx/main/".to_owned(),
             rights: all.map(|right| (right, Attempt::Allowed)).to_vec(),
             is_create_only_honoured: Some(true),
+            server: Some("MinIO".to_owned()),
+            lacks_batches: false,
+            can_lock: Some(false),
             clock_ahead: Some(TimeDelta::seconds(1)),
             lifecycle: Lifecycle::Known(vec![aborting()]),
             leftover: None,
@@ -337,7 +388,12 @@ mod tests {
     fn a_store_that_does_everything_has_no_fault() {
         let found = findings(&facts());
         assert!(found.iter().all(|finding| finding.severity == Severity::Good), "{found:?}");
-        assert_eq!(found.len(), 10);
+        assert_eq!(found.len(), 11);
+        let dialect = found.iter().find(|finding| finding.code == "dialect").unwrap();
+        assert_eq!(
+            dialect.what,
+            "MinIO speaks S3, honours create-only puts, deletes a thousand objects at once, locks no objects"
+        );
     }
 
     #[test]

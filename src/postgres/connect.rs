@@ -13,7 +13,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connection::{QUICK, Session, describe, local};
 use super::conninfo::{Address, Conninfo, DEFAULT_SOCKET_DIRECTORIES, Endpoint, SslMode, TargetSession};
-use super::passfile::{Login, Password, PasswordFile};
+use super::passfile::{Login, PasswordFile};
 use super::tls;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -213,7 +213,7 @@ fn wire_config(conninfo: &Conninfo, endpoint: &Endpoint, files: &PasswordFile) -
     let login =
         Login { host: login_host(endpoint), port: endpoint.port, dbname: &conninfo.dbname, user: &conninfo.user };
     if let Some(password) = conninfo.password.clone().or_else(|| files.password(login)) {
-        config.password(Password::reveal(&password));
+        config.password(password.reveal());
     }
     config
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::conninfo_syntax::{self, Settings};
-use super::passfile::Password;
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 
 /// Where a socket is looked for when no host is named: Debian's and Red Hat's directory, then PostgreSQL's own.
 pub const DEFAULT_SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
@@ -29,7 +29,7 @@ pub struct Conninfo {
     /// The database.
     pub dbname: String,
     /// The password, unless it is to be looked up in `passfile`.
-    pub password: Option<Password>,
+    pub password: Option<Secret>,
     /// The password file; it need not exist.
     pub passfile: Option<PathBuf>,
     /// Whether and how to use TLS.
@@ -284,7 +284,7 @@ impl Conninfo {
         Ok(Self {
             user,
             dbname: take("dbname").unwrap_or_else(|| DEFAULT_DATABASE.to_owned()),
-            password: take("password").map(Password::new),
+            password: take("password").map(Secret::new),
             passfile: take("passfile").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".pgpass"))),
             connect_timeout: connect_timeout(take("connect_timeout").as_deref())?,
             application_name: take("application_name").or(fallback_name).unwrap_or_else(|| APPLICATION_NAME.to_owned()),

@@ -1,34 +1,11 @@
 //! The password file, `~/.pgpass` (libpq `passwordFromFile`).
 
-use std::fmt;
 use std::fs;
 use std::io::ErrorKind as IoErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// A password: it can be used, but neither printed nor logged.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
-
-impl Password {
-    /// Wraps a secret.
-    #[must_use]
-    pub fn new(secret: String) -> Self {
-        Self(secret)
-    }
-
-    /// The secret itself, for the server.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
+use crate::secret::Secret;
 
 /// What a password is looked up by.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +23,7 @@ pub struct Login<'a> {
 /// The content of a password file, or nothing with the reason why it was passed over.
 #[derive(Debug, Default)]
 pub struct PasswordFile {
-    content: Option<Password>,
+    content: Option<Secret>,
     /// Why an existing file is not used, for the user to see.
     pub warning: Option<String>,
 }
@@ -85,18 +62,18 @@ impl PasswordFile {
     /// A file with this content.
     #[must_use]
     pub fn of_bytes(content: &[u8]) -> Self {
-        Self { content: Some(Password(String::from_utf8_lossy(content).into_owned())), warning: None }
+        Self { content: Some(Secret::new(String::from_utf8_lossy(content))), warning: None }
     }
 
     /// The password of the first line that matches `login`.
     #[must_use]
-    pub fn password(&self, login: Login<'_>) -> Option<Password> {
+    pub fn password(&self, login: Login<'_>) -> Option<Secret> {
         self.content.as_ref().and_then(|content| find(content.reveal(), login))
     }
 }
 
 /// Finds the first line `host:port:database:user:password` that matches; `*` matches all, `\` protects `:` and `\`.
-fn find(content: &str, login: Login<'_>) -> Option<Password> {
+fn find(content: &str, login: Login<'_>) -> Option<Secret> {
     let port = login.port.to_string();
     let wanted = [login.host, &port, login.dbname, login.user];
     content.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
@@ -109,7 +86,7 @@ fn find(content: &str, login: Login<'_>) -> Option<Password> {
             rest = after?;
         }
         let (password, ..) = field(rest);
-        (!password.is_empty()).then_some(Password(password))
+        (!password.is_empty()).then(|| Secret::new(password))
     })
 }
 

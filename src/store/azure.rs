@@ -14,6 +14,7 @@ use super::service::{Service, Wire};
 use super::throttle::ThrottledConnector;
 use super::{AzureCredential, Encryption, Opened, Place, StoreOptions, azure_credentials, failure};
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 
 /// What the place and the environment say together.
 struct Account {
@@ -94,20 +95,20 @@ fn account(options: &StoreOptions) -> Result<Account> {
         // The order of Azure's libraries: a key is taken before a signature.
         connection.key.map(|key| access_key(&key)).or_else(|| connection.sas.map(|sas| signature(&sas)))
     } else if let Some(sas) = secrets("AZURE_STORAGE_SAS_TOKEN") {
-        Some(signature(sas))
+        Some(signature(&Secret::new(sas)))
     } else {
-        secrets("AZURE_STORAGE_KEY").map(|key| access_key(key))
+        secrets("AZURE_STORAGE_KEY").map(|key| access_key(&Secret::new(key)))
     };
     Ok(Account { name, endpoint, secret: secret.transpose()? })
 }
 
-fn access_key(key: &str) -> Result<Credential> {
-    let key = AzureAccessKey::try_new(key);
+fn access_key(key: &Secret) -> Result<Credential> {
+    let key = AzureAccessKey::try_new(key.reveal());
     key.map(Credential::AccessKey).map_err(|_| Error::usage("could not use the Azure account key: it is not base64"))
 }
 
-fn signature(sas: &str) -> Result<Credential> {
-    let pairs = split_sas(sas);
+fn signature(sas: &Secret) -> Result<Credential> {
+    let pairs = split_sas(sas.reveal());
     let refuse = |_| Error::usage("could not use the Azure SAS token: it is not name=value&name=value");
     pairs.map(Credential::SASToken).map_err(refuse)
 }

@@ -1,6 +1,7 @@
 //! Azure's connection strings: one line that names an account, how to reach it and a secret.
 
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 
 /// The account that every storage emulator has, and its key: both are public.
 const EMULATOR_ACCOUNT: &str = "devstoreaccount1";
@@ -9,12 +10,12 @@ const EMULATOR_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2U
 /// Where an emulator is unless something else is said.
 const EMULATOR_HOST: &str = "http://127.0.0.1";
 
-/// What a connection string says. It holds secrets: it is never printed.
+/// What a connection string says.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Connection {
     pub(super) account: Option<String>,
-    pub(super) key: Option<String>,
-    pub(super) sas: Option<String>,
+    pub(super) key: Option<Secret>,
+    pub(super) sas: Option<Secret>,
     /// The URL that a container's name follows, without a slash at its end.
     pub(super) endpoint: Option<String>,
 }
@@ -34,7 +35,7 @@ impl Connection {
             let host = said.emulator_host.unwrap_or_else(|| EMULATOR_HOST.to_owned());
             return Ok(Self {
                 account: Some(EMULATOR_ACCOUNT.to_owned()),
-                key: Some(EMULATOR_KEY.to_owned()),
+                key: Some(Secret::new(EMULATOR_KEY)),
                 sas: None,
                 endpoint: Some(format!("{}:10000/{EMULATOR_ACCOUNT}", host.trim_end_matches('/'))),
             });
@@ -66,8 +67,8 @@ impl Connection {
 #[derive(Default)]
 struct Said {
     account: Option<String>,
-    key: Option<String>,
-    sas: Option<String>,
+    key: Option<Secret>,
+    sas: Option<Secret>,
     blob_endpoint: Option<String>,
     protocol: Option<String>,
     suffix: Option<String>,
@@ -80,8 +81,8 @@ impl Said {
         let some = || Some(value.to_owned()).filter(|value| !value.is_empty());
         match name {
             "accountname" => self.account = some(),
-            "accountkey" => self.key = some(),
-            "sharedaccesssignature" => self.sas = some(),
+            "accountkey" => self.key = some().map(Secret::new),
+            "sharedaccesssignature" => self.sas = some().map(Secret::new),
             "blobendpoint" => self.blob_endpoint = some(),
             "defaultendpointsprotocol" => self.protocol = some(),
             "endpointsuffix" => self.suffix = some(),
@@ -106,7 +107,8 @@ mod tests {
 
     fn parse(text: &str) -> (Option<String>, Option<String>, Option<String>, String) {
         let read = Connection::parse(text).unwrap_or_else(|error| unreachable!("{text}: {error}"));
-        (read.account, read.key, read.sas, read.endpoint.unwrap())
+        let text = |secret: Option<Secret>| secret.map(|secret| secret.reveal().to_owned());
+        (read.account, text(read.key), text(read.sas), read.endpoint.unwrap())
     }
 
     #[test]

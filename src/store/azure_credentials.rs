@@ -55,6 +55,7 @@ pub(super) fn identity(
         let built = builder.build().map_err(|error| failure::describe("use Azure credentials", kind, error))?;
         Ok(Arc::clone(built.credentials()))
     };
+    options.refuse_open_file("AZURE_FEDERATED_TOKEN_FILE")?;
     let is_application = tenant.is_some() && id.is_some();
     let has = |name: &str| is_application && options.variable(name).is_some();
     match which {

@@ -27,14 +27,11 @@ pub(super) fn describe(doing: &str, key: &str, error: object_store::Error) -> Er
         _ if local_disk_failed(&error) => ErrorKind::Local,
         _ => ErrorKind::Unreachable,
     };
-    let cause = match kind {
-        ErrorKind::NotFound => "it is not there".to_owned(),
-        _ => {
-            let said = innermost(&error).to_string();
-            one_line(&brief(
-                said.strip_prefix(&format!("DeleteObjects request failed for key {key}: ")).unwrap_or(&said),
-            ))
-        }
+    let cause = if kind == ErrorKind::NotFound {
+        "it is not there".to_owned()
+    } else {
+        let said = innermost(&error).to_string();
+        one_line(&brief(said.strip_prefix(&format!("DeleteObjects request failed for key {key}: ")).unwrap_or(&said)))
     };
     Error::new(kind, format!("could not {doing} \"{key}\": {cause}")).with_source(error)
 }
@@ -63,6 +60,13 @@ fn was_refused(error: &object_store::Error) -> bool {
     let cause = root_cause(error);
     // The answer to a deletion of several has one code for each object.
     is_generic && (said.iter().any(|said| cause.starts_with(said.as_str())) || cause.ends_with("(code: AccessDenied)"))
+}
+
+/// True when the server does not know the request: what comes of it is another request, not another try.
+pub(super) fn is_not_understood(error: &object_store::Error) -> bool {
+    let said = ["400", "405"].map(|status| format!("Server returned non-2xx status code: {status} "));
+    let is_plain = matches!(error, object_store::Error::Generic { .. });
+    is_plain && said.iter().any(|said| root_cause(error).starts_with(said.as_str()))
 }
 
 /// True when the server cannot have an object of this name at all: `MinIO` about keys with an empty directory name in them.

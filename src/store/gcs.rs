@@ -7,6 +7,7 @@ use http::HeaderValue;
 use object_store::StaticCredentialProvider;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 
+use super::credential_file::refuse_open;
 use super::edge::{Edge, Rule};
 use super::service::{Service, Wire};
 use super::throttle::ThrottledConnector;
@@ -78,6 +79,7 @@ fn credentials(options: &StoreOptions) -> Result<Option<Credentials>> {
             None => return Ok(None),
         },
     };
+    refuse_open(&path, options.readable_credentials)?;
     let content = disk::read_at_most(&path, CREDENTIALS_LIMIT_BYTES)?;
     if content.trim_ascii().is_empty() {
         return Ok(None);

@@ -8,21 +8,34 @@ use super::service::{Service, Target};
 use super::{Store, create_only};
 use crate::error::{Error, ErrorKind, Result};
 
+/// Longer names of servers are cut.
+const SERVER_CHARS: usize = 60;
+
+/// What a server says of itself beside any answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Greeting {
+    /// How far its clock is ahead of this host's, give or take a second and the time of one request; none where it does not say
+    /// what time it is.
+    pub clock_ahead: Option<TimeDelta>,
+    /// Its name for itself, the header `Server`.
+    pub server: Option<String>,
+}
+
 impl Store {
-    /// How far the store's clock is ahead of this host's, give or take a second and the time of one request; none for a
-    /// directory, and for a server that does not say what time it is. A refusal tells the time as well as any answer.
+    /// What time it is there, and what the server calls itself; nothing of a directory. A refusal tells both as well as any answer.
     ///
     /// Errors: `Unreachable` without an answer.
-    pub async fn clock_ahead(&self) -> Result<Option<TimeDelta>> {
+    pub async fn greeting(&self) -> Result<Greeting> {
         let (method, target) = match &*self.service {
-            Service::Directory(_) => return Ok(None),
+            Service::Directory(_) => return Ok(Greeting::default()),
             Service::S3 { .. } => (Method::HEAD, Target::Container),
             _ => (Method::GET, Target::Listing(self.place.prefix())),
         };
         let answer = self.ask(&method, target).await?;
-        let said = answer.headers.get(http::header::DATE).and_then(|date| date.to_str().ok());
-        let date = said.and_then(|text| DateTime::parse_from_rfc2822(text).ok());
-        Ok(date.map(|date| date.to_utc() - Utc::now()))
+        let said = |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        let date = said(http::header::DATE).and_then(|text| DateTime::parse_from_rfc2822(text).ok());
+        let server = said(http::header::SERVER).map(|text| text.chars().take(SERVER_CHARS).collect());
+        Ok(Greeting { clock_ahead: date.map(|date| date.to_utc() - Utc::now()), server })
     }
 
     /// The lifecycle rules of the bucket that are switched on; none for a directory, which has no such thing.

@@ -9,6 +9,7 @@ mod azure_credentials;
 mod bounded;
 mod bucket_rules;
 mod create_only;
+mod credential_file;
 #[cfg(feature = "aws-profiles")]
 mod credentials;
 mod directory;
@@ -31,6 +32,7 @@ mod uploads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -47,6 +49,8 @@ use service::Service;
 
 pub use bucket_rules::BucketRule;
 pub use create_only::{CreateOnly, PROBE};
+pub use credential_file::ReadableByOthers;
+pub use inquiry::Greeting;
 pub use locks::ObjectLock;
 pub use options::{AzureCredential, Encryption, StoreOptions};
 pub use place::Place;
@@ -67,6 +71,8 @@ pub struct Store {
     create_only: CreateOnly,
     labels: Labels,
     memory: remembered::Memory,
+    /// Seen of the server: see [`Store::lacks_batches`].
+    lacks_batches: Arc<AtomicBool>,
     /// How long one request may be tried again.
     retry_timeout: Duration,
 }
@@ -151,6 +157,7 @@ impl Store {
             create_only,
             labels,
             memory: remembered::Memory::of(options),
+            lacks_batches: Arc::default(),
             retry_timeout: options.retry_timeout(),
         })
     }

@@ -1,16 +1,17 @@
 //! How a store is reached: the options, and what follows from them for every HTTP client.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
-use super::{AddressingStyle, Place};
+use super::credential_file::refuse_open;
+use super::{AddressingStyle, Place, ReadableByOthers};
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::secret::Environment;
 
-/// How to reach a store. Secrets are not in here: they are read from `environment` and the files it names.
+/// How to reach a store. Secrets are in `environment` alone, which does not print them, and in the files it names.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// Which store.
@@ -31,6 +32,8 @@ pub struct StoreOptions {
     pub tags: Vec<(String, String)>,
     /// How the store is asked to encrypt what is written.
     pub encryption: Option<Encryption>,
+    /// What is done with files of credentials that others may read.
+    pub readable_credentials: ReadableByOthers,
     /// How long one request may be tried again, in seconds.
     pub retry_timeout_s: u64,
     /// How long a server may be silent before an attempt is given up, beside the time that moving the bodies takes.
@@ -44,7 +47,7 @@ pub struct StoreOptions {
     /// Where facts about servers are remembered; a cache that may vanish. Without one, each call asks anew.
     pub cache_dir: Option<PathBuf>,
     /// The process's environment: `AWS_*`, `AZURE_*`, `GOOGLE_*`, `HOME` …
-    pub environment: BTreeMap<String, String>,
+    pub environment: Environment,
 }
 
 /// How a store is asked to encrypt what it is given. One that belongs to another kind of store is a usage error.
@@ -101,7 +104,12 @@ impl StoreOptions {
 
     /// A variable of the environment; an empty one says nothing.
     pub(super) fn variable(&self, name: &str) -> Option<&String> {
-        self.environment.get(name).filter(|value| !value.is_empty())
+        self.environment.get(name)
+    }
+
+    /// Refuses the file that the variable `name` names, where others may write it, or read it.
+    pub(super) fn refuse_open_file(&self, name: &str) -> Result<()> {
+        self.variable(name).map_or(Ok(()), |path| refuse_open(Path::new(path), self.readable_credentials))
     }
 
     fn timeout_for(&self, bytes: u64) -> Duration {

@@ -1,5 +1,6 @@
 //! Deleting objects: one that is not there is deleted.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures::{StreamExt, stream};
@@ -15,7 +16,8 @@ const SINGLES_AT_ONCE: usize = 10;
 impl Store {
     /// Deletes one object; one that is not there is no error.
     pub async fn delete(&self, key: &str) -> Result<()> {
-        if self.deletes_one_by_one() {
+        // Of the library's own, S3's is a deletion of several, which not every server knows.
+        if self.deletes_one_by_one() || matches!(self.place, Place::S3 { .. }) {
             return self.delete_one(key).await;
         }
         match self.objects.delete(&path_of(key)?).await {
@@ -24,23 +26,40 @@ impl Store {
         }
     }
 
+    /// Whether several objects cannot be deleted with one request here, as far as that was seen.
+    #[must_use]
+    pub fn lacks_batches(&self) -> bool {
+        self.lacks_batches.load(Ordering::Relaxed)
+    }
+
     /// Deletes objects, as many at a time as the store takes in one request (see [`Self::batch_limit`]; Google Cloud Storage,
-    /// directories and Azure with a signature take one, and are sent ten at once). Gives those that could not be deleted, and why; an object that is
+    /// directories, Azure with a signature and S3 servers that do not know the request take one, and are sent ten at once). Gives those that could not be deleted, and why; an object that is
     /// not there counts as deleted.
     ///
     /// Errors: where a whole request failed; what it asked for may have been deleted in part.
     pub async fn delete_batch(&self, keys: &[String]) -> Result<Vec<(String, Error)>> {
         let mut failed = Vec::new();
         for keys in keys.chunks(self.batch_limit()) {
-            if keys.len() == 1 || self.deletes_one_by_one() {
-                let outcomes = stream::iter(keys).map(|key| async move { (key, self.delete(key).await) });
-                let outcomes: Vec<_> = outcomes.buffered(SINGLES_AT_ONCE).collect().await;
-                failed.extend(outcomes.into_iter().filter_map(|(key, outcome)| Some((key.clone(), outcome.err()?))));
+            if keys.len() == 1 || self.deletes_one_by_one() || self.lacks_batches() {
+                failed.extend(self.delete_singly(keys).await);
             } else {
-                failed.extend(self.delete_at_once(keys).await?);
+                let refused = if let Some(refused) = self.delete_at_once(keys).await? {
+                    refused
+                } else {
+                    tracing::info!("the store does not delete several objects with one request: one at a time then");
+                    self.lacks_batches.store(true, Ordering::Relaxed);
+                    self.delete_singly(keys).await
+                };
+                failed.extend(refused);
             }
         }
         Ok(failed)
+    }
+
+    async fn delete_singly(&self, keys: &[String]) -> Vec<(String, Error)> {
+        let outcomes = stream::iter(keys).map(|key| async move { (key, self.delete(key).await) });
+        let outcomes: Vec<_> = outcomes.buffered(SINGLES_AT_ONCE).collect().await;
+        outcomes.into_iter().filter_map(|(key, outcome)| Some((key.clone(), outcome.err()?))).collect()
     }
 
     /// How many objects [`Self::delete_batch`] asks for in one go; the limits of Barman 3.19.1.
@@ -60,7 +79,8 @@ impl Store {
         matches!(self.place, Place::S3 { .. } | Place::Directory(_))
     }
 
-    async fn delete_at_once(&self, keys: &[String]) -> Result<Vec<(String, Error)>> {
+    /// None where the server does not know the request: nothing was deleted.
+    async fn delete_at_once(&self, keys: &[String]) -> Result<Option<Vec<(String, Error)>>> {
         let deadline = Instant::now() + self.retry_timeout;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -72,7 +92,7 @@ impl Store {
                     Ok(_) | Err(object_store::Error::NotFound { .. }) => None,
                     Err(error) => Some((key.clone(), failure::describe("delete object", key, error))),
                 });
-                return Ok(failed.collect());
+                return Ok(Some(failed.collect()));
             }
             // One error for all of them: the request itself failed.
             let Some(error) = outcomes.into_iter().find_map(Result::err) else {
@@ -80,6 +100,9 @@ impl Store {
                     format!("could not delete {} objects: the store did not answer for each of them", keys.len());
                 return Err(Error::new(crate::error::ErrorKind::Unreachable, what));
             };
+            if failure::is_not_understood(&error) && matches!(self.place, Place::S3 { .. }) {
+                return Ok(None);
+            }
             // Deleting twice does no harm, which the store library does not take for granted.
             let again = failure::answer_was_lost(&error) && Instant::now() + pause < deadline;
             let error = failure::describe("delete objects beginning with", &keys[0], error);

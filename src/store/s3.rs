@@ -1,11 +1,15 @@
 //! Opening an S3 bucket: endpoint, addressing, certificates, time-outs, and which credentials.
 
+#[cfg(feature = "aws-profiles")]
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use object_store::ClientOptions;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, resolve_bucket_region};
 
+#[cfg(feature = "aws-profiles")]
+use super::credential_file::{ReadableByOthers, refuse_open};
 use super::service::{Service, Wire};
 use super::throttle::ThrottledConnector;
 use super::{Encryption, Opened, StoreOptions, failure, remembered};
@@ -60,6 +64,11 @@ const DIRECT_CREDENTIALS: [&str; 4] = [
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
 ];
+
+/// Where profiles are, and whether there is a secret there for sure. Either may name a program that is run for one.
+#[cfg(feature = "aws-profiles")]
+const PROFILE_FILES: [(&str, &str, bool); 2] =
+    [("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials", true), ("AWS_CONFIG_FILE", ".aws/config", false)];
 
 /// Builds a client for the bucket of `options.place`; sends nothing but what finding a region takes that nobody named.
 pub(super) async fn open(options: &StoreOptions) -> Result<Opened> {
@@ -182,10 +191,19 @@ async fn with_credentials(
     let region =
         options.region.as_ref().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION")).cloned();
     if direct {
+        options.refuse_open_file("AWS_WEB_IDENTITY_TOKEN_FILE")?;
+        options.refuse_open_file("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")?;
         return Ok((builder, region));
     }
     #[cfg(feature = "aws-profiles")]
     {
+        for (name, place, is_secret) in PROFILE_FILES {
+            let in_home = || Some(Path::new(variable("HOME")?).join(place));
+            if let Some(path) = variable(name).map(PathBuf::from).or_else(in_home) {
+                let readable = if is_secret { options.readable_credentials } else { ReadableByOthers::Allow };
+                refuse_open(&path, readable)?;
+            }
+        }
         // `AWS_PROFILE` is known to the chain itself.
         let chain =
             super::credentials::Chain::load(options.aws_profile.clone(), region.clone(), profile.is_some()).await;

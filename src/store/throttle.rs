@@ -47,8 +47,12 @@ impl HttpService for Throttled {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let turn = self.gate.enter().await;
         let is_object = bounded::asks_for_object(&request);
-        let response = self.client.execute(request).await?;
+        let mut response = self.client.execute(request).await?;
         turn.answered(response.status());
+        // The library repeats a request that is not implemented for as long as any other: it will not be in a moment.
+        if response.status() == StatusCode::NOT_IMPLEMENTED {
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        }
         if is_object && response.status().is_success() { Ok(response) } else { bounded::whole(response).await }
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::directory::{TestDir, give_away};
 use super::postgres::PgVersion;
 use super::process::{Finished, Run};
+use super::secrets::expect_no_secret;
 use super::skip::skip;
 
 /// Servers listen on a socket in their test's directory only, so a port need only be unique there.
@@ -317,6 +318,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // What archive_command and restore_command say is in the server's log.
+        if !std::thread::panicking() && self.log.is_file() {
+            expect_no_secret(&format!("the log {}", self.log.display()), &self.log(), &self.env);
+        }
         if self.data.join("postmaster.pid").exists() {
             self.pg_ctl("stop").args(["-t", "30", "-m", "immediate"]).run();
         }

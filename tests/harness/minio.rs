@@ -94,7 +94,7 @@ impl Minio {
             .append_pair("DurationSeconds", "3600")
             .append_pair("Policy", &policy.to_string())
             .finish();
-        let answer = signed_for("sts", &self.env(), "POST", "/", &[("content-type", FORM)], &body);
+        let answer = signed_for(("sts", &self.env()), "POST", "/", &[("content-type", FORM)], &body);
         let text = |name: &str| {
             let (_, rest) = answer.split_once(&format!("<{name}>")).unwrap_or_else(|| panic!("no {name}: {answer}"));
             rest.split_once("</").unwrap().0.to_owned()

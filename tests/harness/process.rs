@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::secrets::{expect_no_secret, expect_no_secret_argument};
+
 /// `nobody`: PostgreSQL refuses to run as root.
 const UNPRIVILEGED_ID: u32 = 65534;
 /// No single program of a test may take longer.
@@ -66,6 +68,8 @@ pub struct Running {
     started: Instant,
     timeout: Duration,
     peak_rss_kib: u64,
+    /// Of our own binary: what it may not say.
+    env: Option<Vec<(String, String)>>,
 }
 
 /// A program that ended, and what it said.
@@ -151,6 +155,10 @@ impl Run {
 
     /// Starts it and returns at once.
     pub fn start(self) -> Running {
+        let is_ours = self.program.starts_with(barback_binary().parent().unwrap());
+        if is_ours {
+            expect_no_secret_argument(&self.args, &self.env);
+        }
         let mut command = self.command();
         let text = format!("{} {:?}", self.program.display(), self.args);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("could not run {text}: {error}"));
@@ -164,6 +172,7 @@ impl Run {
             started: Instant::now(),
             timeout: self.timeout,
             peak_rss_kib: 0,
+            env: is_ours.then_some(self.env),
         }
     }
 
@@ -222,14 +231,19 @@ impl Running {
             }
             std::thread::sleep(POLL);
         };
-        Finished {
+        let finished = Finished {
             status,
             took: self.started.elapsed(),
             stdout: join(self.stdout.take()),
             stderr: join(self.stderr.take()),
             peak_rss_kib: self.peak_rss_kib,
             command: std::mem::take(&mut self.command),
+        };
+        if let Some(env) = &self.env {
+            expect_no_secret(&finished.command, &finished.stdout, env);
+            expect_no_secret(&finished.command, &finished.stderr, env);
         }
+        finished
     }
 
     /// `VmHWM` only grows while a process lives, and starts again at exec, so the last reading is the peak.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use barback::commands::archive::Archive;
 use barback::layout::keys::ServerPrefix;
-use barback::store::{AddressingStyle, Store, StoreOptions};
+use barback::store::{AddressingStyle, ReadableByOthers, Store, StoreOptions};
 use futures::TryStreamExt as _;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::path::Path as Key;
@@ -79,6 +79,7 @@ pub fn store_options(url: &str, env: impl IntoIterator<Item = (String, String)>)
         ca_bundle: None,
         tags: Vec::new(),
         encryption: None,
+        readable_credentials: ReadableByOthers::Refuse,
         retry_timeout_s: 1,
         read_timeout_s: None,
         largest_upload_bytes: 0,

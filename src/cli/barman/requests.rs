@@ -27,7 +27,7 @@ use crate::domain::segment::WalFileName;
 use crate::error::{Error, Result};
 use crate::postgres::configuration::Form;
 use crate::postgres::conninfo::{self, Conninfo};
-use crate::store::{AzureCredential, Encryption, Place};
+use crate::store::{AzureCredential, Encryption, Place, ReadableByOthers};
 
 /// How long requests are repeated that fail for a passing reason, where `BARBACK_RETRY_TIMEOUT_S` says nothing.
 ///
@@ -62,6 +62,7 @@ pub(super) fn store_settings(
         region: None,
         ca_bundle: None,
         retry_timeout_s: said.retry_timeout_s.unwrap_or(default_retry_s),
+        readable_credentials: ReadableByOthers::Warn,
         read_timeout_s: call.cloud.read_timeout_s.and_then(|seconds| u64::try_from(seconds).ok()),
         tags: Vec::new(),
         encryption: encryption(&call.cloud)?,

@@ -123,6 +123,7 @@ mod tests {
             region: None,
             ca_bundle: None,
             retry_timeout_s: 60,
+            readable_credentials: crate::store::ReadableByOthers::Refuse,
             read_timeout_s: None,
             tags: Vec::new(),
             encryption: None,

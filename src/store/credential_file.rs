@@ -1,0 +1,107 @@
+//! Files with credentials that others may write or read are not used.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// What a file system calls itself that is in memory (Linux `magic.h`): Kubernetes mounts secrets on one.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// What is done with a file of credentials that others may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadableByOthers {
+    /// It is not used.
+    Refuse,
+    /// It is used, with a warning: as Barman uses it.
+    Warn,
+    /// It is used: there need be no secret in it.
+    Allow,
+}
+
+/// Refuses `path` where others may write it, and where others may read it though we could forbid that: the file is ours, and lies
+/// on a disk. One that is not there is no business of this function.
+///
+/// Errors: `Usage`, with the command that closes the file.
+pub(super) fn refuse_open(path: &Path, readable: ReadableByOthers) -> Result<()> {
+    let Ok(facts) = fs::metadata(path) else { return Ok(()) };
+    if !facts.is_file() {
+        return Ok(());
+    }
+    let is_ours = facts.uid() == rustix::process::geteuid().as_raw();
+    let Some(open) = open_to_others(facts.mode(), is_ours && !is_in_memory(path)) else { return Ok(()) };
+    let what =
+        format!("credentials file \"{}\": it {} (mode {:04o})", path.display(), open.says, facts.mode() & 0o7777);
+    if open.is_only_read && readable != ReadableByOthers::Refuse {
+        if readable == ReadableByOthers::Warn {
+            tracing::warn!("{what}");
+        }
+        return Ok(());
+    }
+    let hint = format!("{} {}", open.closes, path.display());
+    Err(Error::usage(format!("could not use {what}")).with_hint(format!("Close it: {hint}")))
+}
+
+/// How a file is open, and what closes it.
+#[derive(Debug, PartialEq, Eq)]
+struct Open {
+    says: &'static str,
+    closes: &'static str,
+    is_only_read: bool,
+}
+
+fn open_to_others(mode: u32, could_be_closed: bool) -> Option<Open> {
+    if mode & 0o022 != 0 {
+        let says = "can be written by others, who could have us send credentials to them";
+        return Some(Open { says, closes: "chmod go-w", is_only_read: false });
+    }
+    let is_readable = mode & 0o004 != 0 && could_be_closed;
+    is_readable.then_some(Open {
+        says: "can be read by everybody on this host",
+        closes: "chmod 600",
+        is_only_read: true,
+    })
+}
+
+fn is_in_memory(path: &Path) -> bool {
+    // The type of the field differs between machines.
+    rustix::fs::statfs(path).is_ok_and(|facts| i128::from(facts.f_type) == i128::from(TMPFS_MAGIC))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_others_may_write_is_never_used_and_what_they_may_read_only_where_we_cannot_help_it() {
+        for (mode, could_be_closed, expected) in [
+            (0o600, true, None),
+            (0o640, true, None),
+            (0o644, true, Some("chmod 600")),
+            // A secret that Kubernetes mounts.
+            (0o644, false, None),
+            (0o664, false, Some("chmod go-w")),
+            (0o602, false, Some("chmod go-w")),
+        ] {
+            assert_eq!(open_to_others(mode, could_be_closed).map(|open| open.closes), expected, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_refused_is_named_with_what_closes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("credentials");
+        assert!(refuse_open(&path, ReadableByOthers::Refuse).is_ok());
+        fs::write(&path, "[default]").unwrap();
+        for (mode, refused_by_us, refused_by_both) in [(0o600, false, false), (0o666, true, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(refuse_open(&path, ReadableByOthers::Refuse).is_err(), refused_by_us);
+            assert_eq!(refuse_open(&path, ReadableByOthers::Warn).is_err(), refused_by_both);
+        }
+        let refused = refuse_open(&path, ReadableByOthers::Refuse).unwrap_err();
+        assert_eq!(refused.hint().unwrap(), format!("Close it: chmod go-w {}", path.display()));
+    }
+}
