@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use super::Place;
+use super::{Place, retry};
 use crate::error::{Error, ErrorKind};
 
 /// Longest cause that is quoted: servers answer with whole XML documents.
@@ -33,7 +33,11 @@ pub(super) fn describe(doing: &str, key: &str, error: object_store::Error) -> Er
         let said = innermost(&error).to_string();
         one_line(&brief(said.strip_prefix(&format!("DeleteObjects request failed for key {key}: ")).unwrap_or(&said)))
     };
-    Error::new(kind, format!("could not {doing} \"{key}\": {cause}")).with_source(error)
+    let described = Error::new(kind, format!("could not {doing} \"{key}\": {cause}")).with_source(error);
+    match retry::advice(&cause) {
+        Some(advice) => described.with_hint(advice),
+        None => described,
+    }
 }
 
 /// True when the store refused a create-only put because the object is there: HTTP status 412, or a file of that name.

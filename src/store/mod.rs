@@ -24,6 +24,7 @@ mod options;
 mod place;
 mod remembered;
 mod removal;
+mod retry;
 mod s3;
 mod service;
 mod throttle;
@@ -33,7 +34,7 @@ mod uploads;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -44,7 +45,7 @@ use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectStor
 
 use crate::error::{Error, ErrorKind, Result};
 use labels::Labels;
-use options::{FIRST_PAUSE, LONGEST_PAUSE};
+use retry::Tries;
 use service::Service;
 
 pub use bucket_rules::BucketRule;
@@ -200,8 +201,7 @@ impl Store {
 
     async fn put_in_mode(&self, key: &str, content: Vec<u8>, metadata: &Metadata, mode: PutMode) -> Result<Put> {
         let payload = PutPayload::from(content);
-        let deadline = Instant::now() + self.retry_timeout;
-        let mut pause = FIRST_PAUSE;
+        let mut tries = Tries::within(self.retry_timeout);
         loop {
             let options = PutOptions {
                 mode: mode.clone(),
@@ -225,13 +225,9 @@ impl Store {
                 }
                 // The store library repeats a lost request only when a second one would do no harm. It takes a
                 // create-only put for harmful; its callers compare, so that here it is not.
-                Err(error)
-                    if (failure::answer_was_lost(&error) || failure::is_busy(&error))
-                        && Instant::now() + pause < deadline =>
-                {
+                Err(error) if (failure::answer_was_lost(&error) || failure::is_busy(&error)) && tries.are_left() => {
                     tracing::info!("{}; trying again", failure::describe("write object", key, error));
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    tries.pause().await;
                 }
                 Err(error) => return Err(self.not_absent(failure::describe("write object", key, error))),
             }

@@ -1,12 +1,10 @@
 //! Deleting objects: one that is not there is deleted.
 
-use std::sync::atomic::Ordering;
-use std::time::Instant;
-
 use futures::{StreamExt, stream};
 use object_store::ObjectStoreExt;
+use std::sync::atomic::Ordering;
 
-use super::options::{FIRST_PAUSE, LONGEST_PAUSE};
+use super::retry::Tries;
 use super::{Place, Store, failure, path_of};
 use crate::error::{Error, Result};
 
@@ -81,8 +79,7 @@ impl Store {
 
     /// None where the server does not know the request: nothing was deleted.
     async fn delete_at_once(&self, keys: &[String]) -> Result<Option<Vec<(String, Error)>>> {
-        let deadline = Instant::now() + self.retry_timeout;
-        let mut pause = FIRST_PAUSE;
+        let mut tries = Tries::within(self.retry_timeout);
         loop {
             let paths = keys.iter().map(|key| path_of(key)).collect::<Result<Vec<_>>>()?;
             let outcomes: Vec<_> = self.objects.delete_stream(stream::iter(paths).map(Ok).boxed()).collect().await;
@@ -104,14 +101,13 @@ impl Store {
                 return Ok(None);
             }
             // Deleting twice does no harm, which the store library does not take for granted.
-            let again = failure::answer_was_lost(&error) && Instant::now() + pause < deadline;
+            let again = failure::answer_was_lost(&error) && tries.are_left();
             let error = failure::describe("delete objects beginning with", &keys[0], error);
             if !again {
                 return Err(error);
             }
             tracing::info!("{error}; trying again");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            tries.pause().await;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -17,7 +17,7 @@ use object_store::gcp::GcpCredentialProvider;
 use object_store::path::Path as ObjectPath;
 use object_store::signer::Signer;
 
-use super::options::{FIRST_PAUSE, LONGEST_PAUSE};
+use super::retry::{self, Tries};
 use super::{Place, Store, failure, path_of};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -204,7 +204,11 @@ impl Answer {
         };
         let said = failure::one_line(&failure::brief(&String::from_utf8_lossy(&self.body)));
         let colon = if said.is_empty() { "" } else { ": " };
-        Error::new(kind, format!("{doing}: the server answered {}{colon}{said}", self.status))
+        let error = Error::new(kind, format!("{doing}: the server answered {}{colon}{said}", self.status));
+        match retry::advice(&said) {
+            Some(advice) => error.with_hint(advice),
+            None => error,
+        }
     }
 }
 
@@ -232,25 +236,19 @@ impl Service {
         body: Bytes,
         budget: Duration,
     ) -> Result<Result<Answer, HttpError>> {
-        let deadline = Instant::now() + budget;
-        let mut pause = FIRST_PAUSE;
+        let mut tries = Tries::within(budget);
         loop {
             // Signed anew each time: a signature is good for some minutes only.
             let request = self.request(method, target, body.clone()).await?;
             let outcome = self.send(request).await?;
             let may_pass = match &outcome {
-                Ok(answer) => {
-                    // What is not implemented will not be in a moment.
-                    answer.status.is_server_error() && answer.status != StatusCode::NOT_IMPLEMENTED
-                        || matches!(answer.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
-                }
+                Ok(answer) => retry::may_pass(answer.status),
                 Err(error) => error.kind() != HttpErrorKind::Decode,
             };
-            if !may_pass || Instant::now() + pause >= deadline {
+            if !may_pass || !tries.are_left() {
                 return Ok(outcome);
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            tries.pause().await;
         }
     }
 
