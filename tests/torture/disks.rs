@@ -12,7 +12,7 @@ const PATIENCE: usize = 8;
 #[test]
 fn a_disk_that_fails_is_told_of_and_nothing_is_called_done_that_is_not() {
     let source = Source::new();
-    play_all("disk scenarios", number("BARBACK_TORTURE_DISKS", 24), |seed, tally| {
+    play_all("disk scenarios", number("BARBACK_TORTURE_DISKS", 10), |seed, tally| {
         let mut random = Random(seed ^ 0xD15C);
         let Some(source) = &source else { return };
         let (kind, store, play): (_, _, fn(&mut Scene, &Source, &DiskFaults)) = match random.below(10) {

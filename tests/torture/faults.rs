@@ -16,7 +16,7 @@ const WRONG: &[Trouble] = &[Trouble::WrongByteInAnswer, Trouble::Status(403, "Ac
 #[test]
 fn a_store_that_misbehaves_loses_nothing_and_is_never_believed_too_much() {
     let source = Source::new();
-    play_all("fault scenarios", number("BARBACK_TORTURE_FAULTS", 40), |seed, tally| {
+    play_all("fault scenarios", number("BARBACK_TORTURE_FAULTS", 16), |seed, tally| {
         let mut random = Random(seed);
         let (kind, play): (_, fn(&mut Scene, Option<&Source>)) = match random.below(20) {
             0..=6 => ("archive", |scene, _| archive(scene)),

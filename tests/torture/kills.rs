@@ -24,7 +24,7 @@ const ORPHANS_PATIENCE: Duration = Duration::from_secs(20);
 fn killed_at_any_moment_no_command_leaves_a_lie_behind() {
     let source = Source::new();
     let durations = Durations::default();
-    play_all("kills", number("BARBACK_TORTURE_KILLS", 36), |seed, tally| {
+    play_all("kills", number("BARBACK_TORTURE_KILLS", 16), |seed, tally| {
         let mut random = Random(seed ^ 0x4B11);
         let kinds: [(&'static str, Play); 8] = [
             ("wal-archive", archive),

@@ -44,7 +44,7 @@ struct Soak {
 #[test]
 fn a_busy_cluster_on_a_store_that_misbehaves_comes_back_at_any_moment() {
     let (Some(version), Some(store)) = (Postgres::newest(), TestStore::minio()) else { return };
-    let wanted = number("BARBACK_TORTURE_SEGMENTS", 60);
+    let wanted = number("BARBACK_TORTURE_SEGMENTS", 40);
     let begun = Instant::now();
     let proxy = FaultProxy::before(&store.endpoint().unwrap());
     let seed = number("BARBACK_TORTURE_SEED", 1);
