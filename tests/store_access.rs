@@ -16,7 +16,7 @@ const KEYS: (&str, &str) = ("testkey", "sk-that-nobody-may-print-8Wq3");
 fn a_profile_gives_credentials_and_region() {
     let (dir, server) = (TestDir::new(), S3Server::start());
     let credentials =
-        dir.write("credentials", profile("[ops]", KEYS.0, KEYS.1) + &profile("[wrong]", KEYS.0, "nonsense"));
+        dir.write_secret("credentials", profile("[ops]", KEYS.0, KEYS.1) + &profile("[wrong]", KEYS.0, "nonsense"));
     let config = dir.write("config", "[profile ops]\nregion = eu-test-7\n[profile wrong]\nregion = eu-test-7\n");
     let files = [("AWS_SHARED_CREDENTIALS_FILE", credentials), ("AWS_CONFIG_FILE", config)];
     let files = files.map(|(name, path)| (name.to_owned(), path.display().to_string()));
@@ -54,7 +54,7 @@ fn a_profile_gives_credentials_and_region() {
 fn the_default_profile_of_the_home_directory_is_found() {
     let (dir, server) = (TestDir::new(), S3Server::start());
     dir.create_dir(".aws");
-    dir.write(".aws/credentials", profile("[default]", KEYS.0, KEYS.1));
+    dir.write_secret(".aws/credentials", profile("[default]", KEYS.0, KEYS.1));
     // Run sets HOME to the directory it runs in.
     let call = || on(&server, &dir, &["wal-archive"]).arg(local_file(&dir)).env("AWS_ENDPOINT_URL", server.endpoint());
     call().in_dir(dir.path()).success();
@@ -96,7 +96,7 @@ fn no_secret_is_ever_said() {
     let (dir, server) = (TestDir::new(), S3Server::start());
     let secret = "wJalrXUtnFEMIsecret";
     let session = "FwoGZXIvYXdzEsession";
-    let credentials = dir.write(
+    let credentials = dir.write_secret(
         "credentials",
         profile("[ops]", KEYS.0, KEYS.1)
             + &profile("[wrong]", KEYS.0, secret)
@@ -231,7 +231,7 @@ fn a_store_behind_tls_is_trusted_only_with_its_authority() {
     assert_eq!(std::fs::read(dir.join("restored")).unwrap(), std::fs::read(local_file(&dir)).unwrap());
     // With a profile the same bundle counts.
     dir.create_dir(".aws");
-    dir.write(".aws/credentials", profile("[ops]", KEYS.0, KEYS.1));
+    dir.write_secret(".aws/credentials", profile("[ops]", KEYS.0, KEYS.1));
     call(&["list", "--aws-profile", "ops", "--ca-bundle", &authority]).in_dir(dir.path()).success();
 
     server.forget_requests();

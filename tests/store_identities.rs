@@ -82,7 +82,7 @@ fn what_azure_cannot_work_with_is_said_before_anything_is_sent() {
 #[test]
 fn azure_identities_are_asked_for_in_the_order_of_azures_own_libraries() {
     let dir = TestDir::new();
-    let token_file = dir.write("federated", "assertion-of-the-pod").display().to_string();
+    let token_file = dir.write_secret("federated", "assertion-of-the-pod").display().to_string();
     let azure = WebServer::start(azure);
     let (metadata, authority) = (format!("{}/metadata", azure.endpoint()), format!("{}/", azure.endpoint()));
     let application = [("AZURE_TENANT_ID", "tenant"), ("AZURE_CLIENT_ID", "me"), ("AZURE_AUTHORITY_HOST", &authority)];
@@ -140,7 +140,7 @@ fn google_credentials_that_cannot_be_used_are_named() {
         ("{}", "does not say its type"),
         ("{\"type\": \"external_account\"}", "its type is \"external_account\""),
     ] {
-        let file = dir.write("credentials.json", content).display().to_string();
+        let file = dir.write_secret("credentials.json", content).display().to_string();
         let refused = open(&on(&store, "gs://bkt", &[("GOOGLE_APPLICATION_CREDENTIALS", &file)])).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Usage, "{refused}");
         assert!(refused.to_string().contains(says), "{refused}");

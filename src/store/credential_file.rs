@@ -26,7 +26,8 @@ pub enum ReadableByOthers {
 /// Errors: `Usage`, with the command that closes the file.
 pub(super) fn refuse_open(path: &Path, readable: ReadableByOthers) -> Result<()> {
     let Ok(facts) = fs::metadata(path) else { return Ok(()) };
-    if !facts.is_file() {
+    // In an empty one is no secret: CloudNativePG writes it to say that there is none.
+    if !facts.is_file() || facts.len() == 0 {
         return Ok(());
     }
     let is_ours = facts.uid() == rustix::process::geteuid().as_raw();

@@ -51,6 +51,13 @@ impl TestDir {
         path
     }
 
+    /// The same for credentials: nobody else may read it.
+    pub fn write_secret(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.write(name, content);
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        path
+    }
+
     /// A `file://` URL of the directory `name` inside, which is created.
     pub fn file_store(&self, name: &str) -> String {
         format!("file://{}", self.create_dir(name).display())
