@@ -4,7 +4,7 @@ PREFIX ?= /usr/local
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help all build demo test torture fuzz bench memory scale peers deny install clean
+.PHONY: help all build demo test torture fuzz bench memory scale peers deny sbom install clean
 
 all: build
 
@@ -38,9 +38,11 @@ scale: ## 2,000 backups and 200,000 WAL objects on MinIO: what the commands that
 peers: ## all jobs beside barman-cloud, pgBackRest, WAL-G: time, CPU, memory, bytes (an hour or two; PEERS=--small: some minutes)
 	@benches/peers/run.sh $(PEERS)
 
-deny: ## licences, advisories and sources of dependencies (needs cargo-deny)
-	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is not installed: cargo install --locked cargo-deny' >&2; exit 1; }
-	$(CARGO) deny --locked check
+deny: ## licences, advisories and sources of dependencies, with cargo-deny (fetched if missing)
+	@tools/deny.sh
+
+sbom: ## what is in the release binary, in which version and under which licence: CycloneDX as JSON
+	@tools/sbom.sh
 
 install: build ## the binary into PREFIX/bin (default /usr/local)
 	install -D -m 755 $(TARGET)/release/barback $(DESTDIR)$(PREFIX)/bin/barback

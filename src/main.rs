@@ -11,7 +11,7 @@ use barback::cli::invocation::{Invocation, LogFormat, Run};
 use barback::cli::progress::Screen;
 use barback::cli::run::{Surroundings, run};
 use barback::cli::zone::Zone;
-use barback::cli::{barman, drill, links, log, native, output};
+use barback::cli::{barman, drill, links, log, native, output, panic};
 use barback::error::{Error, ErrorKind, Result};
 
 fn main() -> ExitCode {
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         // Only a second call in the same process can fail, and then the provider is there.
         debug_assert!(false, "main runs once");
     }
+    panic::explain_panics();
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();

@@ -42,6 +42,7 @@ mod store_access;
 mod store_identities;
 mod store_requests;
 mod stores;
+mod supply_chain;
 mod survey;
 mod time_targets;
 mod timelines;

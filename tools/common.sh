@@ -71,3 +71,17 @@ find_servers() {
         say "$name: $path"
     done <<<"$servers"
 }
+
+# cargo_tool NAME VERSION: the path of a cargo subcommand, built into the tools directory if it is nowhere.
+cargo_tool() {
+    local name="$1" version="$2" candidate
+    TOOLS="${TOOLS:-$(tools_dir)}"
+    for candidate in "$TOOLS/$name-$version/bin/$name" "$(command -v "$name" || true)"; do
+        [[ -x "$candidate" ]] && { printf '%s\n' "$candidate"; return; }
+    done
+    say "building $name $version into $TOOLS (some minutes, once)"
+    new_scratch || die "could not install $name"
+    cargo install --quiet --locked --version "$version" --root "$SCRATCH/$name" "$name" >&2
+    publish "$SCRATCH/$name" "$TOOLS/$name-$version"
+    printf '%s\n' "$TOOLS/$name-$version/bin/$name"
+}

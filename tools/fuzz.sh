@@ -14,7 +14,6 @@ readonly VERSION=0.13.2
 readonly MEMORY_LIMIT_MB=512
 readonly INPUT_LIMIT_BYTES=16384
 
-TOOLS="$(tools_dir)"
 WORK="${CARGO_TARGET_DIR:-target}"
 SECONDS_EACH="${SECONDS_EACH:-600}"
 TABLE=""
@@ -23,7 +22,7 @@ found=0
 main() {
     find_nightly
     local fuzzer targets target
-    fuzzer="$(find_cargo_fuzz)"
+    fuzzer="$(cargo_tool cargo-fuzz "$VERSION")"
     PATH="$(dirname "$fuzzer"):$PATH"
     export PATH
     read -ra targets <<<"${TARGETS:-$(cargo +nightly fuzz list | tr '\n' ' ')}"
@@ -44,18 +43,6 @@ find_nightly() {
     cargo +nightly --version >/dev/null 2>&1 && return
     die "cargo-fuzz needs a nightly compiler, and there is none: rustup toolchain install nightly.
 The same targets run without one: cargo test --test suite fuzz::"
-}
-
-find_cargo_fuzz() {
-    local candidate
-    for candidate in "$TOOLS/cargo-fuzz-$VERSION/bin/cargo-fuzz" "$(command -v cargo-fuzz || true)"; do
-        [[ -x "$candidate" ]] && { printf '%s\n' "$candidate"; return; }
-    done
-    say "building cargo-fuzz $VERSION into $TOOLS (two minutes, once)"
-    new_scratch || die "could not install cargo-fuzz"
-    cargo install --quiet --locked --version "$VERSION" --root "$SCRATCH/cargo-fuzz" cargo-fuzz >&2
-    publish "$SCRATCH/cargo-fuzz" "$TOOLS/cargo-fuzz-$VERSION"
-    printf '%s\n' "$TOOLS/cargo-fuzz-$VERSION/bin/cargo-fuzz"
 }
 
 fuzz() {

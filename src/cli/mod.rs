@@ -18,6 +18,7 @@ pub mod native;
 mod native_grammar;
 mod native_requests;
 pub mod output;
+pub mod panic;
 pub mod progress;
 pub mod quantity;
 pub mod run;
