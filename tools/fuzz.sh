@@ -59,7 +59,8 @@ fuzz() {
         "$(stat_of peak_rss_mb "$log")" "$((after - before))" >>"$TABLE"
     if ((after > before)) || ! grep -q '^Done ' "$log"; then
         found=1
-        tail -n 40 "$log" >&2
+        # What was panicked about, or where it was when it took too long or too much.
+        grep -m 1 -A 25 'panicked at\|ERROR: ' "$log" >&2 || tail -n 40 "$log" >&2
         say "replay: cargo +nightly fuzz run --target-dir $WORK/fuzz $target FILE, with a file of $findings"
         say "then put the file into fixtures/fuzz/$target"
     fi

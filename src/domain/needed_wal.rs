@@ -72,7 +72,8 @@ pub fn missing_of_backup(
     wal: &WalInventory,
     histories: &BTreeMap<TimelineId, TimelineHistory>,
 ) -> Vec<SegmentName> {
-    let (Some(begin), Some(end), size) = (backup.begin_lsn, backup.end_lsn, backup.segment_size) else {
+    let size = backup.segment_size;
+    let (Some(own), Some(begin), Some(end)) = (backup.timeline, backup.begin_lsn, backup.end_lsn) else {
         return Vec::new();
     };
     let paths = paths_from(backup, wal, histories);
@@ -88,9 +89,8 @@ pub fn missing_of_backup(
         let end = size.start_of(number + 1);
         let newest = path.map(|path| path.timeline_at(Lsn(end.bytes() - 1)));
         let name = |timeline| SegmentName::from_number(timeline, number, size);
-        let timelines = newest.into_iter().chain(backup.timeline);
-        let is_there = timelines.clone().any(|timeline| wal.contains(name(timeline)));
-        (!is_there).then(|| backup.timeline.map(name)).flatten()
+        let is_there = newest.into_iter().chain([own]).any(|timeline| wal.contains(name(timeline)));
+        (!is_there).then(|| name(own))
     });
     names.take(MISSING_NAMED).collect()
 }
@@ -284,6 +284,8 @@ mod tests {
     fn a_backup_that_ends_where_no_wal_can_come_to_costs_neither_time_nor_memory() {
         let missing = missing_of_backup(&backup(1, 2 * MIB, u64::MAX), &archive(&[(1, 2)]), &BTreeMap::new());
         assert_eq!((missing.len(), missing[0].to_string().as_str()), (MISSING_NAMED, "000000010000000000000003"));
+        let without_timeline = Backup { timeline: None, ..backup(1, 2 * MIB, u64::MAX) };
+        assert!(missing_of_backup(&without_timeline, &archive(&[(1, 2)]), &BTreeMap::new()).is_empty());
     }
 
     #[test]
