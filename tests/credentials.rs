@@ -46,6 +46,18 @@ fn ship(server: &S3Server, dir: &TestDir, pg_wal: &PathBuf) -> Run {
         .env("AWS_EC2_METADATA_DISABLED", "true")
 }
 
+/// The same with the credentials that a script prints.
+fn ship_with(script: &str, server: &S3Server, dir: &TestDir, pg_wal: &PathBuf) -> Finished {
+    let program = dir.write("give-keys", script);
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = dir.write("config", format!("[profile ops]\ncredential_process = {}\n", program.display()));
+    ship(server, dir, pg_wal)
+        .args(["--aws-profile", "ops"])
+        .env("AWS_CONFIG_FILE", config.display().to_string())
+        .env("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+        .success()
+}
+
 /// Both keys were used, one after the other, and every segment is there.
 fn expect_renewed(server: &S3Server, finished: &Finished) {
     let signed: Vec<bool> = server
@@ -72,14 +84,7 @@ fn credentials_of_a_process_are_renewed_before_they_end() {
     let (now, next) = (dir.join("answer"), dir.join("second"));
     // The next time it is asked, it gives the second.
     let program = format!("#!/bin/sh\ncat {0}\ncp {1} {0}\n", now.display(), next.display());
-    let program = dir.write("give-keys", program);
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let config = dir.write("config", format!("[profile ops]\ncredential_process = {}\n", program.display()));
-    let finished = ship(&server, &dir, &pg_wal)
-        .args(["--aws-profile", "ops"])
-        .env("AWS_CONFIG_FILE", config.display().to_string())
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-        .success();
+    let finished = ship_with(&program, &server, &dir, &pg_wal);
     expect_renewed(&server, &finished);
 }
 
@@ -93,14 +98,7 @@ fn credentials_that_cannot_be_renewed_are_used_until_they_end() {
          \"SecretAccessKey\": \"{secret}\", \"Expiration\": \"{end}\"}}'\n",
         asked = dir.join("asked").display()
     );
-    let program = dir.write("give-keys", program);
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let config = dir.write("config", format!("[profile ops]\ncredential_process = {}\n", program.display()));
-    let finished = ship(&server, &dir, &pg_wal)
-        .args(["--aws-profile", "ops"])
-        .env("AWS_CONFIG_FILE", config.display().to_string())
-        .env("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-        .success();
+    let finished = ship_with(&program, &server, &dir, &pg_wal);
     assert!(finished.stderr.contains("could not renew the credentials"), "{}", finished.stderr);
     assert_eq!(server.keys().iter().filter(|key| key.contains("/wals/")).count(), 14);
 }
