@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
@@ -47,12 +48,21 @@ impl Publication {
     pub fn finish(mut self) -> Result<()> {
         self.file
             .sync_all()
+            .and_then(|()| self.expect_own())
             .and_then(|()| fs::rename(&self.staged, &self.path))
             .and_then(|()| {
                 self.is_finished = true;
                 sync_directory(parent_of(&self.path))
             })
             .map_err(|cause| self.failed(cause))
+    }
+
+    /// What has the staged file's name now may be another's, where somebody removed it or a file system's locks are none.
+    fn expect_own(&self) -> std::io::Result<()> {
+        if is_at(&self.file, &self.staged) {
+            return Ok(());
+        }
+        Err(std::io::Error::other(format!("somebody took \"{}\" away meanwhile", self.staged.display())))
     }
 
     fn failed(&self, cause: std::io::Error) -> Error {
@@ -62,7 +72,7 @@ impl Publication {
 
 impl Drop for Publication {
     fn drop(&mut self) {
-        if !self.is_finished {
+        if !self.is_finished && is_at(&self.file, &self.staged) {
             // The staged file is ours alone; if even removing it fails, the first error is the one that matters.
             let _ = fs::remove_file(&self.staged);
         }
@@ -195,32 +205,42 @@ fn parent_of(path: &Path) -> &Path {
 /// What the name of a staged file has after that of the file it is to become.
 const STAGED: &str = ".barback-";
 
+/// How many names this process has taken that nobody else takes.
+static STAGED_OF_OUR_OWN: AtomicU64 = AtomicU64::new(0);
+
 /// Behind that, in the name that everybody takes first.
 const COMMON: &str = "staged";
 
 /// An empty file that is to become the one at `path`, and that nobody else writes to.
 ///
 /// Everybody takes the same name, so that what a killed process left is found again: its lock ended with it. Whoever finds the
-/// name in use takes one of his own process.
+/// name in use, or cannot have it (another user's, a link, a file system without locks), takes one of his own.
 fn stage(path: &Path) -> std::io::Result<(PathBuf, File)> {
-    use rustix::fs::{FlockOperation, OFlags, flock};
+    use rustix::fs::{FlockOperation, flock};
+    let common = staged_beside(path, COMMON);
+    if let Ok(file) = open_staged(&common, false) {
+        let lock = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        // Before it was locked here, it may have been put in its place by another process, or removed.
+        if lock.is_ok() && is_at(&file, &common) {
+            file.set_len(0)?;
+            return Ok((common, file));
+        }
+    }
+    let number = STAGED_OF_OUR_OWN.fetch_add(1, Ordering::Relaxed);
+    let own = staged_beside(path, &format!("{}-{number}", std::process::id()));
+    // One of an earlier process of this number, which is gone.
+    let _ = fs::remove_file(&own);
+    let file = open_staged(&own, true)?;
+    Ok((own, file))
+}
+
+fn open_staged(path: &Path, is_new: bool) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     // A link there is not ours.
-    let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
-    let open =
-        |staged: &Path| File::options().write(true).create(true).truncate(false).custom_flags(no_follow).open(staged);
-    let common = staged_beside(path, COMMON);
-    let file = open(&common)?;
-    let is_ours = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-    // Before it was locked here, it may have been put in its place by another process, or removed.
-    if is_ours && is_at(&file, &common) {
-        file.set_len(0)?;
-        return Ok((common, file));
-    }
-    let own = staged_beside(path, &std::process::id().to_string());
-    let file = open(&own)?;
-    file.set_len(0)?;
-    Ok((own, file))
+    let no_follow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    let mut options = File::options();
+    options.write(true).create(true).create_new(is_new).truncate(false).custom_flags(no_follow);
+    options.open(path)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
@@ -306,13 +326,26 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_through_a_link_beside_the_file() {
+    fn nothing_is_written_through_a_link_beside_the_file_and_it_hinders_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let (path, elsewhere) = (dir.path().join("file"), dir.path().join("elsewhere"));
         fs::write(&elsewhere, "mine").unwrap();
         std::os::unix::fs::symlink(&elsewhere, staged_beside(&path, COMMON)).unwrap();
-        assert!(publish(&path, b"one").is_err());
-        assert_eq!(fs::read(&elsewhere).unwrap(), b"mine");
+        publish(&path, b"one").unwrap();
+        assert_eq!((fs::read(&path).unwrap(), fs::read(&elsewhere).unwrap()), (b"one".to_vec(), b"mine".to_vec()));
+    }
+
+    #[test]
+    fn what_another_put_under_the_staged_name_is_never_published_as_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let mut publication = Publication::begin(&path).unwrap();
+        publication.write(b"one").unwrap();
+        fs::remove_file(staged_beside(&path, COMMON)).unwrap();
+        fs::write(staged_beside(&path, COMMON), "half of another's").unwrap();
+        let error = publication.finish().unwrap_err();
+        assert!(error.to_string().contains("away meanwhile"), "{error}");
+        assert!(!path.exists() && staged_beside(&path, COMMON).exists());
     }
 
     #[test]

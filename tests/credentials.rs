@@ -107,6 +107,7 @@ fn credentials_that_cannot_be_renewed_are_used_until_they_end() {
 fn a_projected_token_is_read_again_when_the_credentials_that_it_gave_end() {
     let (dir, server, pg_wal) = place();
     let token = dir.write("token", "the-first-token");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
     let rotated = token.clone();
     // As Amazon EKS gives credentials to pods.
     let agent = WebServer::start(move |seen, _| {

@@ -243,8 +243,18 @@ fn a_disk_fails_where_and_as_it_is_asked_to() {
     let dir = TestDir::new();
     let (there, elsewhere) = (dir.create_dir("there"), dir.create_dir("elsewhere"));
     let faults = DiskFaults { percent: 100, seed: 1, error: DiskError::Full, calls: "write" };
-    let copy = |to: &Path| faults.below(&there, Run::new("/bin/sh").arg("-c").arg("echo x > $0/file").arg(to)).run();
+    let seen = dir.write("seen", "");
+    let copy =
+        |to: &Path| faults.below(&there, &seen, Run::new("/bin/sh").arg("-c").arg("echo x > $0/file").arg(to)).run();
     assert_ne!(copy(&there).code(), 0);
     assert_eq!(std::fs::read(there.join("file")).unwrap(), b"");
+    assert_ne!(std::fs::read(&seen).unwrap(), b"");
     assert_eq!(copy(&elsewhere).code(), 0);
+}
+
+/// The text is that of the hook in `cli/panic.rs`.
+#[test]
+#[should_panic(expected = "panicked:")]
+fn a_run_that_panics_fails_its_test_whatever_code_it_ends_with() {
+    Run::new("/bin/sh").args(["-c", "echo 'barback: this is a fault of barback 0.1.0, at x: y' >&2"]).run();
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use barback::error::ErrorKind;
 use barback::store::{Encryption, Metadata, Place, Probe, Store, StoreOptions};
+use bytes::Bytes;
 
 use crate::harness::{
     BUCKET, Certificate, Fault, GCS_PAGE, GcsServer, Minio, S3Server, Seen, TestDir, TestStore, block_on,
@@ -195,6 +196,30 @@ fn a_bulk_deletion_is_one_request_that_is_repeated_when_its_answer_is_lost() {
     // One at a time it can be told which.
     let failed = block_on(opened.delete_batch(&keys[..1])).unwrap();
     assert_eq!((failed.len(), failed[0].0.as_str(), failed[0].1.kind()), (1, "pfx/d/0", ErrorKind::Denied));
+}
+
+#[test]
+fn an_upload_that_was_completed_without_an_answer_is_complete_and_one_that_is_gone_is_not_absent() {
+    let test = TestStore::s3(S3Server::start());
+    let mut lost = false;
+    test.server().fault_when(move |seen| {
+        let completes = seen.method == "POST" && seen.target.contains("uploadId=");
+        (completes && !std::mem::replace(&mut lost, true)).then_some(Fault::LoseAnswer)
+    });
+    block_on(async {
+        let store = Box::pin(Store::open(&StoreOptions { retry_timeout_s: 10, ..test.options() })).await.unwrap();
+        let mut upload = store.begin_upload("pfx/whole").await.unwrap();
+        upload.send_part(Bytes::from(vec![7; 5 << 20])).await.unwrap();
+        upload.send_part(Bytes::from_static(b"end")).await.unwrap();
+        upload.complete().await.unwrap();
+        let mut gone = store.begin_upload("pfx/gone").await.unwrap();
+        gone.send_part(Bytes::from_static(b"part")).await.unwrap();
+        gone.abort().await.unwrap();
+        let error = gone.complete().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    });
+    assert_eq!(test.read("whole").unwrap().content.len(), (5 << 20) + 3);
+    assert_eq!(test.read("gone"), None);
 }
 
 #[test]

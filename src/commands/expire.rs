@@ -93,7 +93,13 @@ pub async fn expire(
         || expired.plan.going().next().is_some()
         || expired.plan.segments_going() > 0
         || has_uploads;
-    if request.dry_run || !has_work {
+    if request.dry_run {
+        if let Some(cause) = &first.survey.hidden_keeps {
+            tracing::warn!("some of these backups may be kept by annotations that could not be looked for: {cause}");
+        }
+        return Ok(expired);
+    }
+    if !has_work {
         return Ok(expired);
     }
     let lock = lock_of(&expired.plan, request);
@@ -101,10 +107,15 @@ pub async fn expire(
     first.prove_keeps_were_seen()?;
     let announced = Announced::begin(archive, lock).await?;
     let outcome = carry_out(request, &first, &announced, &mut expired, &interrupt).await;
+    let failures = expired.deleted.as_ref().map(|deleted| &deleted.failures);
+    let is_unanswered = |error: &Error| error.kind() == ErrorKind::Unreachable;
     match &outcome {
         // A request without an answer may be carried out later: until then backups must see the lock.
-        Err(error) if error.kind() == ErrorKind::Unreachable => announced.leave(),
-        Ok(()) if expired.deleted.as_ref().is_some_and(|deleted| deleted.failures.is_empty()) => announced.end().await,
+        Err(error) if is_unanswered(error) => announced.leave(),
+        Ok(()) if failures.is_some_and(|failures| failures.iter().any(|(_, error)| is_unanswered(error))) => {
+            announced.leave();
+        }
+        Ok(()) if failures.is_some_and(Vec::is_empty) => announced.end().await,
         // A directory whose record is gone would else look like a backup that is just being taken.
         _ => announced.end_unfinished().await,
     }
@@ -271,7 +282,8 @@ impl Stock {
         let going: BTreeSet<&str> = plan.going().map(|backup| backup.id.as_str()).collect();
         let asked = self.survey.backups.iter().filter(|surveyed| going.contains(surveyed.backup.id.as_str()));
         let asked: Vec<&Surveyed> = asked.collect();
-        if asked.is_empty() || !archive.store.can_lock().await? {
+        // Where we may not ask, they may be.
+        if asked.is_empty() || archive.store.can_lock().await? == Some(false) {
             return Ok(());
         }
         let looks = asked.into_iter().map(async |surveyed| {

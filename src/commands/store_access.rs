@@ -48,7 +48,7 @@ pub(crate) async fn try_store(archive: &Archive) -> Result<StoreFacts> {
         clock_ahead: greeting.clock_ahead,
         server: greeting.server,
         lacks_batches: store.lacks_batches(),
-        can_lock: locks.ok(),
+        can_lock: locks.ok().flatten(),
         lifecycle: match rules {
             Ok(None) => Lifecycle::None,
             Ok(Some(rules)) => Lifecycle::Known(rules.into_iter().map(lifecycle_rule).collect()),

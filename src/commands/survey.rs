@@ -184,7 +184,10 @@ pub async fn survey_with(
     let elsewhere = async {
         match slashed_keeps(archive).await {
             Ok(keeps) => Ok((keeps, None)),
-            Err(error) if error.kind() == ErrorKind::Denied => Ok((BTreeMap::new(), Some(error.to_string()))),
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                tracing::info!("annotations that keep backups may be hidden from these credentials: {error}");
+                Ok((BTreeMap::new(), Some(error.to_string())))
+            }
             Err(error) => Err(error),
         }
     };

@@ -44,8 +44,9 @@ impl Destination {
     /// Errors: `Local`, also for one that is not empty: somebody may have come after the checks that said it was.
     pub(crate) fn open(directory: &Path, tablespaces: &[(Tablespace, PathBuf)]) -> Result<Self> {
         let make = |path: &Path| {
-            let made = Beneath::make(path, 0o700)?;
+            let made = Beneath::make(path)?;
             if made.is_empty()? {
+                made.set_mode(0o700)?;
                 return Ok(Arc::new(made));
             }
             let message = format!("could not use directory \"{}\": it is not empty", path.display());

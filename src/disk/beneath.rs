@@ -70,14 +70,18 @@ impl Beneath {
         Ok(Self { path: path.to_owned(), root, walks: AtomicBool::new(false) })
     }
 
-    /// Makes the directory at `path`, and those above it, where they are not there; opens it and gives it `mode`.
+    /// Makes the directory at `path`, and those above it, where they are not there, for its owner alone; opens it.
     /// Errors: `Local`.
-    pub fn make(path: &Path, mode: u32) -> Result<Self> {
+    pub fn make(path: &Path) -> Result<Self> {
         let failed = |cause| Error::local("create directory", path, cause);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-        let made = Self::open(path)?;
-        rustix::fs::fchmod(&made.root, Mode::from_raw_mode(mode)).map_err(|cause| failed(cause.into()))?;
-        Ok(made)
+        Self::open(path)
+    }
+
+    /// Gives the directory itself these permissions. Errors: `Local`.
+    pub fn set_mode(&self, mode: u32) -> Result<()> {
+        rustix::fs::fchmod(&self.root, Mode::from_raw_mode(mode))
+            .map_err(|cause| Error::local("set permissions of directory", &self.path, cause.into()))
     }
 
     /// What it was called.

@@ -20,8 +20,8 @@ pub enum ReadableByOthers {
     Allow,
 }
 
-/// Refuses `path` where others may write it, and where others may read it though we could forbid that: the file is ours, and lies
-/// on a disk. One that is not there is no business of this function.
+/// Refuses `path` where everybody may write it, and where everybody may read it though we could forbid that: the file is ours, and
+/// lies on a disk that can be written. Warns where its group may write it. One that is not there is no business of this function.
 ///
 /// Errors: `Usage`, with the command that closes the file.
 pub(super) fn refuse_open(path: &Path, readable: ReadableByOthers) -> Result<()> {
@@ -31,14 +31,17 @@ pub(super) fn refuse_open(path: &Path, readable: ReadableByOthers) -> Result<()>
         return Ok(());
     }
     let is_ours = facts.uid() == rustix::process::geteuid().as_raw();
-    let Some(open) = open_to_others(facts.mode(), is_ours && !is_in_memory(path)) else { return Ok(()) };
+    let could_be_closed = is_ours && !is_in_memory(path) && !is_read_only(path);
+    let Some(open) = open_to_others(facts.mode(), could_be_closed) else { return Ok(()) };
     let what =
         format!("credentials file \"{}\": it {} (mode {:04o})", path.display(), open.says, facts.mode() & 0o7777);
-    if open.is_only_read && readable != ReadableByOthers::Refuse {
-        if readable == ReadableByOthers::Warn {
+    match (open.whom, readable) {
+        (Whom::GroupToWrite, _) | (Whom::AllToRead, ReadableByOthers::Warn) => {
             tracing::warn!("{what}");
+            return Ok(());
         }
-        return Ok(());
+        (Whom::AllToRead, ReadableByOthers::Allow) => return Ok(()),
+        (Whom::AllToRead, ReadableByOthers::Refuse) | (Whom::AllToWrite, _) => {}
     }
     let hint = format!("{} {}", open.closes, path.display());
     Err(Error::usage(format!("could not use {what}")).with_hint(format!("Close it: {hint}")))
@@ -47,22 +50,36 @@ pub(super) fn refuse_open(path: &Path, readable: ReadableByOthers) -> Result<()>
 /// How a file is open, and what closes it.
 #[derive(Debug, PartialEq, Eq)]
 struct Open {
+    whom: Whom,
     says: &'static str,
     closes: &'static str,
-    is_only_read: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    AllToWrite,
+    /// Kubernetes gives a volume's group this right at each mount, where a pod has an `fsGroup`.
+    GroupToWrite,
+    AllToRead,
 }
 
 fn open_to_others(mode: u32, could_be_closed: bool) -> Option<Open> {
-    if mode & 0o022 != 0 {
-        let says = "can be written by others, who could have us send credentials to them";
-        return Some(Open { says, closes: "chmod go-w", is_only_read: false });
+    if mode & 0o002 != 0 {
+        let says = "can be written by everybody, who could have us send credentials to them";
+        return Some(Open { whom: Whom::AllToWrite, says, closes: "chmod go-w" });
+    }
+    if mode & 0o020 != 0 {
+        let says = "can be written by its group, who could have us send credentials to them";
+        return Some(Open { whom: Whom::GroupToWrite, says, closes: "chmod go-w" });
     }
     let is_readable = mode & 0o004 != 0 && could_be_closed;
-    is_readable.then_some(Open {
-        says: "can be read by everybody on this host",
-        closes: "chmod 600",
-        is_only_read: true,
-    })
+    let says = "can be read by everybody on this host";
+    is_readable.then_some(Open { whom: Whom::AllToRead, says, closes: "chmod 600" })
+}
+
+/// What lies on a file system that cannot be written cannot be closed.
+fn is_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|facts| facts.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
 fn is_in_memory(path: &Path) -> bool {

@@ -1,7 +1,7 @@
 //! The AWS credential chain beyond plain variables: profiles, SSO, assumed roles, credential processes, IMDS.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use aws_config::profile::ProfileFileCredentialsProvider;
@@ -18,6 +18,9 @@ use tokio::sync::Mutex;
 /// Credentials are renewed this long before they end, so that no request is signed with dead ones.
 const RENEW_BEFORE_END: Duration = Duration::from_mins(5);
 
+/// Who could not renew them is not asked again by each request.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
 /// The chain of `aws-config` as a credential provider. Loaded only when no variable gives credentials
 /// directly, so that `wal-archive` with plain keys never pays for it.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(super) struct Chain {
     provider: Option<SharedCredentialsProvider>,
     region: Option<String>,
     current: Mutex<Option<Credentials>>,
+    /// When they were last asked for in vain.
+    refused: Mutex<Option<Instant>>,
     /// Whether a profile is asked for, by option or by `AWS_PROFILE`.
     names_profile: bool,
 }
@@ -57,7 +62,7 @@ impl Chain {
             }
         };
         let region = config.region().map(ToString::to_string);
-        Self { provider, region, current: Mutex::new(None), names_profile }
+        Self { provider, region, current: Mutex::new(None), refused: Mutex::new(None), names_profile }
     }
 
     /// Where nothing gives credentials and nobody named a profile, the chain's error is a list of all it looked at; the AWS
@@ -82,12 +87,15 @@ impl CredentialProvider for Chain {
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let failed = |source| object_store::Error::Generic { store: "S3", source };
         let mut current = self.current.lock().await;
-        if !current.as_ref().is_some_and(is_fresh) {
+        let mut refused = self.refused.lock().await;
+        let may_wait = current.as_ref().is_some_and(is_alive) && refused.is_some_and(|at| at.elapsed() < ASK_AGAIN);
+        if !current.as_ref().is_some_and(is_fresh) && !may_wait {
             let provider = self.provider.as_ref().ok_or_else(|| failed("no AWS credentials are configured".into()))?;
             match provider.provide_credentials().await {
                 Ok(provided) => *current = Some(provided),
                 // Who gives them may be back before the old ones end.
                 Err(error) if current.as_ref().is_some_and(is_alive) => {
+                    *refused = Some(Instant::now());
                     tracing::warn!("could not renew the credentials, which are good for some minutes yet: {error}");
                 }
                 Err(error) => return Err(failed(self.explained(error))),

@@ -66,11 +66,23 @@ fn was_refused(error: &object_store::Error) -> bool {
     is_generic && (said.iter().any(|said| cause.starts_with(said.as_str())) || cause.ends_with("(code: AccessDenied)"))
 }
 
+/// What a store answers with 400 to a request that it does know.
+const ABOUT_TIME_OR_CREDENTIALS: [&str; 6] = [
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "RequestTime",
+    "InvalidAccessKeyId",
+    "AuthorizationHeader",
+];
+
 /// True when the server does not know the request: what comes of it is another request, not another try.
 pub(super) fn is_not_understood(error: &object_store::Error) -> bool {
     let said = ["400", "405"].map(|status| format!("Server returned non-2xx status code: {status} "));
     let is_plain = matches!(error, object_store::Error::Generic { .. });
-    is_plain && said.iter().any(|said| root_cause(error).starts_with(said.as_str()))
+    let cause = root_cause(error);
+    let is_otherwise = ABOUT_TIME_OR_CREDENTIALS.iter().any(|code| cause.contains(code));
+    is_plain && !is_otherwise && said.iter().any(|said| cause.starts_with(said.as_str()))
 }
 
 /// True when the server cannot have an object of this name at all: `MinIO` about keys with an empty directory name in them.

@@ -18,10 +18,10 @@ pub enum ObjectLock {
 }
 
 impl Store {
-    /// Whether objects can be locked here at all: one request, on S3 only. Where the server does not say, they can be.
-    pub async fn can_lock(&self) -> Result<bool> {
+    /// Whether objects can be locked here at all: one request, on S3 only. None where we may not ask.
+    pub async fn can_lock(&self) -> Result<Option<bool>> {
         if !matches!(&*self.service, Service::S3 { .. }) {
-            return Ok(false);
+            return Ok(Some(false));
         }
         let target = Target::About("object-lock");
         let answer = self.service.exchange(&Method::GET, target, Bytes::new(), self.retry_timeout).await?;
@@ -31,10 +31,9 @@ impl Store {
             Error::new(ErrorKind::Unreachable, format!("could not look for locks of bucket \"{bucket}\": {cause}"))
         })?;
         Ok(match answer.status {
-            // Not to be allowed to ask is no answer.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => true,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => None,
             // A bucket without locks, and servers that have not heard of them, answer with an error.
-            status => status.is_success(),
+            status => Some(status.is_success()),
         })
     }
 

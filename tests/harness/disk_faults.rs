@@ -28,13 +28,13 @@ pub struct DiskFaults {
     pub seed: u64,
     /// With this error.
     pub error: DiskError,
-    /// `open`, `read`, `write`, `fsync`, `rename`, `mkdir`, with commas between them.
+    /// `open`, `read`, `write`, `fsync`, `syncfs`, `rename`, `link`, `mkdir`, with commas between them.
     pub calls: &'static str,
 }
 
 impl DiskFaults {
-    /// `run` with these faults below `directory`.
-    pub fn below(&self, directory: &Path, run: Run) -> Run {
+    /// `run` with these faults below `directory`; the file `seen`, which it may write to, grows by a byte with each.
+    pub fn below(&self, directory: &Path, seen: &Path, run: Run) -> Run {
         // The numbers of Linux on x86-64 and ARM64.
         let errno = match self.error {
             DiskError::Full => 28,
@@ -43,7 +43,8 @@ impl DiskFaults {
             DiskError::NoMoreFiles => 24,
         };
         let Self { percent, seed, calls, .. } = self;
-        run.env("LD_PRELOAD", library().display().to_string())
+        run.env("BARBACK_DISK_FAULTS_SEEN", seen.display().to_string())
+            .env("LD_PRELOAD", library().display().to_string())
             .env("BARBACK_DISK_FAULTS", format!("{percent} {seed} {errno} {} {calls}", directory.display()))
     }
 }

@@ -18,6 +18,8 @@ use super::secrets::{expect_no_secret, expect_no_secret_argument};
 const UNPRIVILEGED_ID: u32 = 65534;
 /// No single program of a test may take longer.
 const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
+/// How our binary tells of a panic.
+const FAULT: &str = "barback: this is a fault of barback ";
 /// How often a running program is looked at: its end, its deadline, its memory.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -243,6 +245,8 @@ impl Running {
             expect_no_secret(&finished.command, &finished.stdout, env);
             expect_no_secret(&finished.command, &finished.stderr, env);
         }
+        // Whatever code it ended with: a panic is never an answer.
+        assert!(!finished.stderr.contains(FAULT), "{} panicked:\n{}", finished.command, finished.stderr);
         finished
     }
 

@@ -18,12 +18,13 @@ fn a_store_that_misbehaves_loses_nothing_and_is_never_believed_too_much() {
     let source = Source::new();
     play_all("fault scenarios", number("BARBACK_TORTURE_FAULTS", 16), |seed, tally| {
         let mut random = Random(seed);
-        let (kind, play): (_, fn(&mut Scene, Option<&Source>)) = match random.below(20) {
-            0..=6 => ("archive", |scene, _| archive(scene)),
-            7..=11 => ("fetch WAL", |scene, _| fetch_wal(scene)),
-            12..=13 => ("backup", back_up),
-            14..=16 => ("restore", |scene, _| restore(scene)),
-            17..=18 => ("expire", |scene, _| expire(scene)),
+        // Six seeds in a row have one of each.
+        let (kind, play): (_, fn(&mut Scene, Option<&Source>)) = match seed % 18 {
+            0 | 6 | 8 | 12 | 14 | 16 => ("archive", |scene, _| archive(scene)),
+            1 | 7 | 13 | 15 => ("fetch WAL", |scene, _| fetch_wal(scene)),
+            2 | 9 => ("backup", back_up),
+            3 | 10 | 17 => ("restore", |scene, _| restore(scene)),
+            4 | 11 => ("expire", |scene, _| expire(scene)),
             _ => ("look", |scene, _| look(scene)),
         };
         let is_of_backups = matches!(kind, "restore" | "look");
@@ -216,9 +217,9 @@ fn expire(scene: &mut Scene) {
     assert_eq!(crate::expire::ids(&scene.store).into_iter().collect::<Vec<_>>(), [ids[2].clone()]);
 }
 
-/// Nothing bad is said about an archive that is whole, whatever its store does.
+/// Nothing bad is said about an archive that is whole, whatever its store does but give other bytes.
 fn look(scene: &mut Scene) {
-    scene.break_by(100, &[]);
+    scene.break_by(60, ENDING);
     let looks: [&[&str]; 5] = [
         &["verify"],
         &["verify", "--deep"],

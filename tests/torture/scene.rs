@@ -65,6 +65,17 @@ impl Scene {
         self.proxy().break_by(plan);
     }
 
+    /// What a failing disk counts its failures in.
+    pub(super) fn disk_faults_file(&self) -> PathBuf {
+        let file = self.dir.join("disk-faults");
+        if file.exists() { file } else { self.dir.write("disk-faults", "") }
+    }
+
+    /// How many calls have failed.
+    pub(super) fn disk_faults(&self) -> u64 {
+        std::fs::metadata(self.disk_faults_file()).unwrap().len()
+    }
+
     pub(super) fn is_behind_proxy(&self) -> bool {
         self.proxy.is_some()
     }

@@ -20,7 +20,7 @@ impl Place {
         let (target, outside) = (dir.path().join("target"), dir.path().join("outside"));
         fs::create_dir_all(outside.join("inner")).unwrap();
         fs::write(outside.join("file"), "kept").unwrap();
-        let beneath = Beneath { walks: AtomicBool::new(walks), ..Beneath::make(&target, 0o700).unwrap() };
+        let beneath = Beneath { walks: AtomicBool::new(walks), ..Beneath::make(&target).unwrap() };
         Self { _dir: dir, target, outside, beneath }
     }
 
@@ -225,7 +225,8 @@ fn the_root_is_reached_through_links_once_and_then_it_is_that_directory() {
     let place = Place::make(false);
     let way = place.target.with_file_name("way");
     symlink(&place.target, &way).unwrap();
-    let beneath = Beneath::make(&way, 0o750).unwrap();
+    let beneath = Beneath::make(&way).unwrap();
+    beneath.set_mode(0o750).unwrap();
     assert!(beneath.is_empty().unwrap());
     fs::remove_file(&way).unwrap();
     symlink(&place.outside, &way).unwrap();
