@@ -138,3 +138,34 @@ fn compare(key: &str, facts: &ContentFacts, length: u64, sha256: Sha256) -> Resu
 fn could_not_unpack(key: &str) -> String {
     format!("could not unpack object \"{key}\"")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::archive::HISTORY_LIMIT_BYTES;
+    use crate::error::ErrorKind;
+    use crate::store::Metadata;
+
+    fn packed(bytes: u64) -> Fetched {
+        let content = vec![b'#'; usize::try_from(bytes).unwrap()];
+        let packed = compression::compress(Compression::Zstd, None, &content).unwrap();
+        Fetched { content: packed.into(), metadata: Metadata::new() }
+    }
+
+    #[test]
+    fn a_little_that_expands_to_more_than_the_file_can_be_is_refused() {
+        let history: WalFileName = "00000002.history".parse().unwrap();
+        let backup: WalFileName = "000000010000000000000013.00000028.backup".parse().unwrap();
+        for name in [history, backup] {
+            let most = most_bytes(&name, ContentCheck::Checked);
+            assert_eq!(most, HISTORY_LIMIT_BYTES);
+            assert!(unseal("key", Compression::Zstd, packed(most), most).is_ok());
+            let refused = unseal("key", Compression::Zstd, packed(most + 1), most).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Corrupt);
+            assert!(refused.to_string().contains("more than the expected 1048576 bytes"), "{refused}");
+        }
+        let segment: WalFileName = "000000010000000000000001".parse().unwrap();
+        assert_eq!(most_bytes(&segment, ContentCheck::Checked), WAL_LIMIT_BYTES);
+        assert_eq!(most_bytes(&history, ContentCheck::Unchecked), WAL_LIMIT_BYTES, "any bytes will do");
+    }
+}

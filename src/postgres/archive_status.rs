@@ -103,6 +103,20 @@ fn for_each_name(directory: &Path, mut take: impl FnMut(&str) -> Result<()>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn a_history_that_is_too_long_to_be_one_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let timeline = TimelineId::new(2).unwrap();
+        let path = directory.path().join("00000002.history");
+        assert_eq!(read_history(directory.path(), timeline).unwrap(), TimelineHistory::root(timeline));
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(HISTORY_LIMIT_BYTES + 1).unwrap();
+        assert_eq!(read_history(directory.path(), timeline).unwrap_err().kind(), ErrorKind::Corrupt);
+        fs::write(&path, b"\xff").unwrap();
+        assert_eq!(read_history(directory.path(), timeline).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
 
     #[test]
     fn only_histories_count_and_the_first_timeline_needs_none() {
