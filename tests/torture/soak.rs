@@ -18,6 +18,9 @@ use crate::harness::{
 /// The archiver is waited for when it is so many segments behind.
 const BEHIND: usize = 150;
 
+/// No soak takes longer: an archiver that does not come forward is a failure and not a reason to wait.
+const LONGEST: Duration = Duration::from_mins(40);
+
 /// A row that was committed, and how its moment can be named.
 struct Moment {
     number: u64,
@@ -130,7 +133,11 @@ impl Soak {
     fn write(&self, cluster: &Cluster) -> Vec<Moment> {
         let bench =
             cluster.pgbench_run(&["-c", "2", "-R", "120", "-T", "3600"]).timeout(Duration::from_hours(1)).start();
-        let mut moments = Vec::new();
+        let (mut moments, begun) = (Vec::new(), Instant::now());
+        let expect_progress = || {
+            let archived = self.archived.load(Ordering::Relaxed);
+            assert!(begun.elapsed() < LONGEST, "{archived} of {} segments after {LONGEST:?}", self.wanted);
+        };
         while self.archived.load(Ordering::Relaxed) < self.wanted {
             let number = moments.len() as u64 + 1;
             cluster.psql(&format!("INSERT INTO moments VALUES ({number})"));
@@ -141,7 +148,9 @@ impl Soak {
             let [time, xid, lsn, _, archived] = found.split('|').collect::<Vec<_>>().try_into().unwrap();
             moments.push(Moment { number, time: time.to_owned(), xid: xid.to_owned(), lsn: lsn.to_owned() });
             self.archived.store(archived.parse().unwrap(), Ordering::Relaxed);
+            expect_progress();
             while waiting(cluster.data()) > BEHIND {
+                expect_progress();
                 std::thread::sleep(Duration::from_millis(100));
             }
         }
