@@ -204,7 +204,10 @@ fn an_upload_that_was_completed_without_an_answer_is_complete_and_one_that_is_go
     let mut lost = false;
     test.server().fault_when(move |seen| {
         let completes = seen.method == "POST" && seen.target.contains("uploadId=");
-        (completes && !std::mem::replace(&mut lost, true)).then_some(Fault::LoseAnswer)
+        // S3 says so of an upload that is no more; s3s-fs says that it is denied.
+        let fault = if lost { Fault::Status(404) } else { Fault::LoseAnswer };
+        lost |= completes;
+        completes.then_some(fault)
     });
     block_on(async {
         let store = Box::pin(Store::open(&StoreOptions { retry_timeout_s: 10, ..test.options() })).await.unwrap();

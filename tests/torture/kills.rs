@@ -91,6 +91,11 @@ impl Killing<'_> {
         if self.scene.is_behind_proxy() {
             self.scene.proxy().heal();
         }
+        // What one took is no measure of the next: so that most are killed, and at every moment.
+        let mut durations = self.durations.lock().expect("no panic happens under this lock");
+        let learned = if was_killed { duration.mul_f64(1.03) } else { duration.mul_f64(0.8) };
+        durations.insert(self.kind, learned);
+        drop(durations);
         let what = if was_killed { "killed" } else { "ended before its kill" };
         self.tally.add(format!("{}: {what}", self.kind), 1);
         was_killed
