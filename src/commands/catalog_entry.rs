@@ -49,7 +49,16 @@ async fn claim_with(archive: &Archive, request: &BackupRequest, entry: impl Fn(B
         let probe = archive.prefix.dialect_probe();
         let put = archive.store.put_new(&key, info.clone().into(), &Metadata::new(), &probe).await?;
         // The answer to our own put may have been lost: two backups never begin in the same microsecond.
-        if put == Put::Created || archive.store.get(&key, catalog::BACKUP_INFO_LIMIT_BYTES).await?.content == info {
+        let is_ours = match put {
+            Put::Created => true,
+            Put::AlreadyThere => match archive.store.get(&key, catalog::BACKUP_INFO_LIMIT_BYTES).await {
+                Ok(there) => there.content == info,
+                // Another's, which an expiry has deleted since.
+                Err(error) if error.kind() == ErrorKind::NotFound => false,
+                Err(error) => return Err(error),
+            },
+        };
+        if is_ours {
             return Ok(record);
         }
         tracing::info!("backup id {id} is taken, trying the next second");

@@ -147,6 +147,11 @@ impl TestStore {
         }
     }
 
+    /// True where each request carries a digest of its body, signed: S3.
+    pub fn knows_what_was_sent(&self) -> bool {
+        matches!(self.place, Place::S3(_) | Place::Minio(_))
+    }
+
     /// True for buckets and containers of any kind, where objects carry metadata.
     pub fn is_s3(&self) -> bool {
         !matches!(self.place, Place::Directory)

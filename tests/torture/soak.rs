@@ -40,6 +40,9 @@ struct Soak {
     archived: AtomicU64,
     wanted: u64,
     is_over: AtomicBool,
+    /// How many rows there are, and how many there were when the last backup ended; none while one is being taken.
+    written: AtomicU64,
+    backed_up_at: Mutex<Option<u64>>,
     /// The most memory that a process of each command had, in KiB, in each fifth of the time.
     peaks: Mutex<BTreeMap<(String, u64), u64>>,
 }
@@ -60,6 +63,8 @@ fn a_busy_cluster_on_a_store_that_misbehaves_comes_back_at_any_moment() {
         archived: AtomicU64::new(0),
         wanted,
         is_over: AtomicBool::new(false),
+        written: AtomicU64::new(0),
+        backed_up_at: Mutex::default(),
         peaks: Mutex::default(),
     };
     soak.dir.create_dir("cache");
@@ -138,7 +143,7 @@ impl Soak {
             let archived = self.archived.load(Ordering::Relaxed);
             assert!(begun.elapsed() < LONGEST, "{archived} of {} segments after {LONGEST:?}", self.wanted);
         };
-        while self.archived.load(Ordering::Relaxed) < self.wanted {
+        while self.archived.load(Ordering::Relaxed) < self.wanted || self.is_backup_too_young() {
             let number = moments.len() as u64 + 1;
             cluster.psql(&format!("INSERT INTO moments VALUES ({number})"));
             let found = cluster.psql(&format!(
@@ -148,6 +153,7 @@ impl Soak {
             let [time, xid, lsn, _, archived] = found.split('|').collect::<Vec<_>>().try_into().unwrap();
             moments.push(Moment { number, time: time.to_owned(), xid: xid.to_owned(), lsn: lsn.to_owned() });
             self.archived.store(archived.parse().unwrap(), Ordering::Relaxed);
+            self.written.store(number, Ordering::Relaxed);
             expect_progress();
             while waiting(cluster.data()) > BEHIND {
                 expect_progress();
@@ -158,6 +164,16 @@ impl Soak {
         let failed = cluster.psql("SELECT failed_count FROM pg_stat_archiver").parse().unwrap();
         self.tally.add("wal-archive: failed, and said so", failed);
         moments
+    }
+
+    fn set_backed_up_at(&self, rows: Option<u64>) {
+        *self.backed_up_at.lock().expect("no panic happens under this lock") = rows;
+    }
+
+    /// True while there are few rows to recover to behind the last backup.
+    fn is_backup_too_young(&self) -> bool {
+        let at = *self.backed_up_at.lock().expect("no panic happens under this lock");
+        at.is_none_or(|at| self.written.load(Ordering::Relaxed) < at + 20)
     }
 
     /// Three backups, and an expiry after each tenth of the way.
@@ -173,7 +189,9 @@ impl Soak {
             last = Some(now);
             if [0, 3, 6].contains(&now) {
                 let connect = cluster.connect_string();
+                self.set_backed_up_at(None);
                 self.until_done("backup", || self.barback(&["backup", "--fast", "-d", &connect]).run().code() == 0);
+                self.set_backed_up_at(Some(self.written.load(Ordering::Relaxed)));
             }
             let expired = self.barback(&["expire", "--policy", "REDUNDANCY 2"]).run();
             assert!([0, 1, 2, 4].contains(&expired.code()), "{}", expired.stderr);
@@ -214,22 +232,34 @@ impl Soak {
         let listed = self.store.run(&["list", "-o", "json"]).success();
         let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
         let done = listed["backups"].as_array().unwrap().iter().filter(|backup| backup["status"] == "DONE");
-        let first_end = done.filter_map(|backup| backup["end_lsn"].as_str().map(lsn)).min().unwrap();
-        let reachable: Vec<&Moment> = moments.iter().filter(|moment| lsn(&moment.lsn) > first_end).collect();
+        let mut ends: Vec<(u64, &str)> =
+            done.map(|backup| (lsn(backup["end_lsn"].as_str().unwrap()), backup["id"].as_str().unwrap())).collect();
+        ends.sort_unstable();
+        let (first_end, _) = ends[0];
+        // A backup ends some milliseconds behind its last LSN: for a time before that it is refused. So is the time of the last
+        // commit of all, behind which PostgreSQL would find no later one to stop at.
+        let reachable = moments[..moments.len() - 2].iter().filter(|moment| lsn(&moment.lsn) > first_end);
+        let reachable: Vec<&Moment> = reachable.skip(3).collect();
         let moment = reachable[usize::try_from(self.draw(reachable.len() as u64)).unwrap()];
+        // Names alone do not tell where a transaction lies: of these targets, only that one needs to be told its backup.
+        let (_, before) = ends.iter().rfind(|(end, _)| *end < lsn(&moment.lsn)).unwrap();
         let target = match round % 3 {
-            0 => ["--target-time", &moment.time],
-            1 => ["--target-xid", &moment.xid],
-            _ => ["--target-lsn", &moment.lsn],
+            0 => vec!["--target-time", &moment.time],
+            1 => vec!["--target-xid", &moment.xid, "--backup", before],
+            _ => vec!["--target-lsn", &moment.lsn],
         };
         let name = format!("copy-{round}");
         let path = self.dir.join(&name);
         self.until_done("restore", || {
             let _ = std::fs::remove_dir_all(&path);
-            let run = self.barback(&["restore", "--target-action", "promote", "--no-progress"]).args(target).arg(&path);
+            let run =
+                self.barback(&["restore", "--target-action", "promote", "--no-progress"]).args(&target).arg(&path);
             let finished = run.run();
             let can_start = path.join("global/pg_control").exists();
             assert_eq!(finished.code() == 0, can_start, "{target:?}: {}", finished.stderr);
+            if finished.code() != 0 {
+                eprintln!("{target:?}: {}", finished.stderr);
+            }
             finished.code() == 0
         });
         let mut copy = Cluster::open(&self.dir, &path, source.version()).envs(&self.env());
@@ -244,6 +274,8 @@ impl Soak {
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }
+            let fatal = copy.log().lines().rfind(|line| line.contains("FATAL")).map(str::to_owned);
+            eprintln!("{target:?} of {} rows: {fatal:?}", moments.len());
             false
         });
         let seen = copy.psql("SELECT max(number), count(*) FROM moments");
