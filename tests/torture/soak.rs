@@ -286,14 +286,17 @@ impl Soak {
         self.tally.add(format!("exact at {}", target[0]), 1);
     }
 
-    /// In the last fifth no command held more than in the first, but for what chance gives.
+    /// In the last fifth no command held more than in the first, but for what chance gives; of a short soak too little is seen.
     fn expect_flat_memory(&self) {
+        const ENOUGH: u64 = 1000;
         let peaks = self.peaks.lock().expect("no panic happens under this lock");
         for ((command, fifth), kib) in &*peaks {
             eprintln!("  {command}, fifth {}: {:.1} MiB at most", fifth + 1, mib(*kib));
         }
         let of = |fifth| peaks.get(&("wal-archive".to_owned(), fifth)).copied();
-        if let (Some(first), Some(last)) = (of(0), of(4)) {
+        if self.wanted >= ENOUGH
+            && let (Some(first), Some(last)) = (of(0), of(4))
+        {
             assert!(last <= first + first / 4 + (4 << 10), "wal-archive grew from {first} to {last} KiB");
         }
     }
